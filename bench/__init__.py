@@ -1,0 +1,1 @@
+"""Benchmarks: one registry of operations, one command, results with the machine named."""

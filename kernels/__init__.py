@@ -1,0 +1,1 @@
+"""Kernel families: each a torch twin that runs anywhere and is the specification; tensors in, tensors out, no presets."""
