@@ -1,0 +1,167 @@
+"""One scan brought into the form that training reads: HU in int16, labels 0, 1 and 2, RAS, on the wanted spacing; and what it measures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import label as connected
+
+from gpu_synth.grids import onto_grid, resample, same_grid
+from gpu_synth.manifest import Case
+from gpu_synth.sources import Source
+from gpu_synth.volumes import Volume, VolumeError, read_grid, read_nifti, to_hu, to_ras
+
+SOFT_TISSUE_HU = (-200, 400)  # an organ's mean outside this range means a wrong mask, a lung, or an image not in HU
+MOST_LABELS = 1 << 16
+
+
+def prepare_ct(path: str | Path, spacing_mm: Sequence[float]) -> tuple[Volume, list[str]]:
+    """Read one CT as `prepare` does.
+
+    Args:
+        path: NIfTI file.
+        spacing_mm: wanted spacing, along right, anterior, superior.
+
+    Returns:
+        int16 HU on the wanted spacing, RAS; and what was changed, in words.
+
+    Raises:
+        VolumeError: the file cannot be used.
+    """
+    volume, notes = to_hu(path, read_nifti(path))
+    return resample(to_ras(volume), spacing_mm, np.int16), notes
+
+
+def prepare_label(source: Source, image: Volume, organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> tuple[Volume, list[str]]:
+    """Read a case's mask onto its prepared CT's grid.
+
+    A voxel belongs to the organ where at least half of it lies inside, by linear interpolation: a nearest neighbour would leave
+    steps as high as the source's slices are thick, and displace the surface by up to half of one.
+
+    Args:
+        source: the case's files.
+        image: from `prepare_ct`.
+        organ_labels: values that become 1.
+        tumor_labels: values that become 2.
+
+    Returns:
+        uint8 label on the image's grid, and what was changed, in words.
+
+    Raises:
+        VolumeError: there is no mask, it cannot be used, it holds no organ, or does not overlap the image.
+    """
+    if source.label is None:
+        raise VolumeError(f"{source.image}: has no label in the list; healthy cases need the organ's mask")
+    mask, notes = _placed(source.label, read_nifti(source.label), source.image)
+    mask = to_ras(mask)
+    classes, class_notes = _classes(source.label, mask.data, organ_labels, tumor_labels)
+    notes += class_notes
+    label = np.zeros(image.data.shape, np.uint8, order="F")
+    for level in (1, 2) if classes.max() == 2 else (1,):  # the tumour is part of the organ, so that no gap opens between them
+        share = resample(Volume(classes >= level, mask.affine), image.spacing_mm)
+        same = same_grid(share, image)
+        label += (share.data >= 0.5) if same else onto_grid(share, image.data.shape, image.affine)
+    if not same:
+        notes.append(f"the mask lay on another grid, {mask.data.shape} at {_mm(mask.spacing_mm)} mm: resampled onto the image's")
+    before = np.count_nonzero(classes) * mask.voxel_ml
+    after = np.count_nonzero(label) * image.voxel_ml
+    if not (label == 1).any():
+        why = f"vanishes at {_mm(image.spacing_mm)} mm; choose a finer --spacing_mm" if same else f"lies outside {source.image}"
+        raise VolumeError(f"{source.label}: must overlap the image, got an organ of {before:.2f} ml that {why}")
+    if abs(after / before - 1) > 0.05:
+        notes.append(f"the organ has {after:.1f} ml here and {before:.1f} ml in its file")
+    return Volume(label, image.affine), notes
+
+
+def _placed(path: Path, mask: Volume, image: Path) -> tuple[Volume, list[str]]:
+    """Give a mask whose header says nothing of its place the image's grid, where the shapes agree."""
+    if mask.placed:
+        return mask, []
+    shape, affine = read_grid(image)
+    if shape != mask.data.shape:
+        raise VolumeError(
+            f"{path}: header must give position and orientation, got sform and qform codes 0; save it on the grid of its image"
+        )
+    return Volume(mask.data, affine), ["the mask's header gives no position (sform and qform codes are 0): the image's is taken"]
+
+
+def _classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequence[int]) -> tuple[NDArray[np.uint8], list[str]]:
+    """Turn any mask into 0 background, 1 organ, 2 tumour."""
+    table = np.zeros(MOST_LABELS, np.uint8)
+    table[list(organ)], table[list(tumor)] = 1, 2
+    counts = np.zeros(MOST_LABELS, np.int64)
+    classes = np.empty(data.shape, np.uint8, order="F")
+    for k in range(data.shape[2]):
+        plane = data[..., k].astype(np.float64)
+        if not ((np.abs(plane - np.rint(plane)) < 1e-3) & (plane > -0.5) & (plane < MOST_LABELS - 0.5)).all():
+            raise VolumeError(f"{path}: must hold whole numbers from 0, got others, such as in a probability map; threshold it first")
+        values = np.rint(plane).astype(np.uint16)
+        counts += np.bincount(values.ravel(), minlength=MOST_LABELS)
+        classes[..., k] = table[values]
+    if not counts[list(organ)].any():
+        held = np.flatnonzero(counts).tolist()
+        raise VolumeError(
+            f"{path}: must hold organ label {_list(organ)}, got only {_list(held)}; name the organ's value with --organ_labels"
+        )
+    others = [value for value in np.flatnonzero(counts).tolist() if value not in (0, *organ, *tumor)]
+    if not others:
+        return classes, []
+    return classes, [f"mask values {_list(others)} are neither organ nor tumour: taken as background (see --organ_labels, --tumor_labels)"]
+
+
+def describe(source: Source, image: Volume, label: NDArray[np.uint8], notes: Sequence[str]) -> Case:
+    """Measure what training and people want to know of a prepared case.
+
+    Args:
+        source: the case's files.
+        image: int16 HU, RAS.
+        label: 0 background, 1 organ, 2 tumour, on the same grid.
+        notes: what reading the files had to say; what is found here is added.
+    """
+    notes = list(notes)
+    inside = label > 0
+    extent = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    box = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in extent)
+    pieces, components = connected(inside[box], structure=np.ones((3, 3, 3)))
+    if components > 1:
+        largest = np.bincount(pieces.ravel())[1:].max() / np.count_nonzero(pieces)
+        notes.append(f"the organ has {components} components, the largest {100 * largest:.1f} % of it: all are kept")
+    faces = (("left", "right"), ("back", "front"), ("bottom", "top"))
+    cut = [
+        name
+        for names, s, n in zip(faces, box, label.shape, strict=True)
+        for name, at in zip(names, (s.start == 0, s.stop == n), strict=True)
+        if at
+    ]
+    if cut:
+        notes.append(f"the organ is cut by the scan's {' and '.join(cut)}")
+    organ_hu = image.data[box][label[box] == 1].astype(np.float64)
+    if not SOFT_TISSUE_HU[0] <= organ_hu.mean() <= SOFT_TISSUE_HU[1]:
+        notes.append(f"the organ's mean of {organ_hu.mean():.0f} HU is no soft tissue: is the image in HU, and is the mask its own?")
+    (i, j, k), (si, sj, sk) = image.data.shape, image.spacing_mm
+    return Case(
+        name=source.name,
+        image=f"{source.name}/image.nii",
+        label=f"{source.name}/label.nii",
+        source_image=str(source.image.absolute()),
+        source_label=str(source.label.absolute()) if source.label else "",
+        shape=(i, j, k),
+        spacing_mm=(round(si, 5), round(sj, 5), round(sk, 5)),
+        organ_ml=round(np.count_nonzero(inside) * image.voxel_ml, 3),
+        tumor_ml=round(np.count_nonzero(label == 2) * image.voxel_ml, 3),
+        organ_bbox_vox=((box[0].start, box[1].start, box[2].start), (box[0].stop, box[1].stop, box[2].stop)),
+        organ_mean_hu=round(float(organ_hu.mean()), 2),
+        organ_sd_hu=round(float(organ_hu.std()), 2),
+        components=int(components),
+        warnings=tuple(notes),
+    )
+
+
+def _mm(spacing_mm: Sequence[float]) -> str:
+    return "×".join(f"{mm:.3g}" for mm in spacing_mm)
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:12])) + (", …" if len(values) > 12 else "")

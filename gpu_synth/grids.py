@@ -1,0 +1,113 @@
+"""Grids of voxels: another spacing, another grid, and back onto the grid that a scan came from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from scipy.ndimage import affine_transform
+from torch import Tensor
+
+from gpu_synth.volumes import Volume, read_grid
+
+
+def resample(volume: Volume, spacing_mm: Sequence[float], dtype: DTypeLike = np.float32) -> Volume:
+    """Resample along the volume's own axes by linear interpolation, with anti-aliasing where the new grid is coarser.
+
+    The field of view stays: both grids begin at the same outer face, and the last new voxel covers what is left. Where an axis becomes
+    coarser, the interpolated line is averaged over a box of width √(new² − old²), so that thin structures and noise are averaged rather
+    than skipped, and slopes stay where they are. Each axis is one small matrix, applied a slice at a time: that needs one intermediate
+    copy of the volume, where sampling on a full grid of coordinates, as MONAI's Spacing does, needs several and does not average.
+
+    Args:
+        volume: (i, j, k), finite values.
+        spacing_mm: wanted spacing, following i, j, k.
+        dtype: of the result; integers are rounded. A 0/1 mask rounded is the mask of the voxels of which at least half is inside.
+
+    Returns:
+        The volume on the new grid, in Fortran order.
+    """
+    old = volume.spacing_mm
+    steps = [new / was if abs(new / was - 1) > 1e-5 else 1.0 for new, was in zip(spacing_mm, old, strict=True)]
+    ni, nj, nk = (max(1, int(np.ceil(n / step - 1e-3))) for n, step in zip(volume.data.shape, steps, strict=True))
+    wi, wj, wk = (_weights(n, new, step) for n, new, step in zip(volume.data.shape, (ni, nj, nk), steps, strict=True))
+    planes = torch.empty((volume.data.shape[2], nj, ni))
+    for k, plane in enumerate(planes):
+        plane.copy_(wj @ torch.from_numpy(volume.data[..., k].T.astype(np.float32)) @ wi.T)
+    columns = planes.view(len(planes), -1)
+    out = np.empty((nk, nj * ni), dtype)
+    for at in range(0, columns.shape[1], 1 << 16):
+        part = wk @ columns[:, at : at + (1 << 16)]
+        out[:, at : at + (1 << 16)] = (part + 0.5).floor() if np.issubdtype(out.dtype, np.integer) else part
+    affine = volume.affine.copy()
+    affine[:3, :3] *= steps
+    affine[:3, 3] += volume.affine[:3, :3] @ ((np.array(steps) - 1) / 2)
+    return Volume(out.reshape(nk, nj, ni).transpose(2, 1, 0), affine, volume.placed)
+
+
+def _weights(n: int, n_new: int, step: float) -> Tensor:
+    """Weights (n_new, n) that turn n samples into n_new samples standing `step` old voxels apart; the rows add up to one."""
+    centre = (torch.arange(n_new, dtype=torch.float64) + 0.5) * step - 0.5
+    away = centre[:, None] - torch.arange(n)[None]
+    width = max(step**2 - 1, 0.0) ** 0.5
+    weights = _hat_integral(away + width / 2) - _hat_integral(away - width / 2) if width else (1 - away.abs()).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _hat_integral(x: Tensor) -> Tensor:
+    """Integral from −∞ to x of the hat 1 − |x|, which is the weight of a sample in linear interpolation."""
+    x = x.clamp(-1, 1)
+    return 0.5 + x - x * x.abs() / 2
+
+
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Whether two volumes share shape and place, corner by corner, to a tenth of a voxel."""
+    if a.data.shape != b.data.shape:
+        return False
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*a.data.shape, 1]
+    off_mm = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
+    return bool(off_mm <= 0.1 * min(a.spacing_mm))
+
+
+def onto_grid(mask: Volume, shape: Sequence[int], affine: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Bring a share-of-voxel mask onto any other grid: linear interpolation, inside where at least half; outside its grid is 0.
+
+    Args:
+        mask: float32 occupancy, 0 to 1.
+        shape: (i, j, k) of the wanted grid.
+        affine: (4, 4), its voxels to RAS millimetres.
+
+    Returns:
+        0/1 mask of the wanted shape.
+    """
+    step = np.linalg.inv(mask.affine) @ affine
+    occupancy = affine_transform(
+        mask.data, step[:3, :3], step[:3, 3], output_shape=tuple(shape), output=np.float32, order=1, mode="grid-constant"
+    )
+    return (occupancy >= 0.5).astype(np.uint8)
+
+
+def to_native(label: NDArray[Any], affine: NDArray[np.float64], source: str | Path) -> Volume:
+    """Bring a label map back onto the grid of the file that it was made from, for instance a prediction on a prepared scan.
+
+    Args:
+        label: (i, j, k) integers, 0 background, 1 organ, 2 tumour (any numbers whose higher ones lie inside the lower).
+        affine: (4, 4) of the label, voxel to RAS millimetres.
+        source: the CT file whose grid is wanted; only its header is read.
+
+    Returns:
+        uint8 label with the source's shape, orientation and affine.
+
+    Raises:
+        VolumeError: the source cannot be read.
+    """
+    shape, native = read_grid(source)
+    out = np.zeros(shape, np.uint8)
+    below = 0
+    for value in np.unique(label[label > 0]).tolist():
+        inside = onto_grid(Volume((label >= value).astype(np.float32), affine), shape, native)
+        out += inside * np.uint8(value - below)
+        below = value
+    return Volume(out, native)

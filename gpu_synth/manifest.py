@@ -1,0 +1,202 @@
+"""What `gpu-synth prepare` leaves on disk, and how training reads it: whole cases or patches, memory-mapped.
+
+A folder holds `manifest.json` and one folder a case: `image.nii` (int16 HU), `label.nii` (uint8: 0 background, 1 organ, 2 tumour), both RAS
+on one grid, and `case.json`. Uncompressed NIfTI because it can be memory-mapped, keeps the affine, and opens in any viewer.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from jaxtyping import Int16, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpu_synth.volumes import AIR_HU, whole_file
+
+FORMAT = 1
+HEADER_BYTES = 352  # of an uncompressed NIfTI file without extensions
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prepared scan; 3-vectors follow i, j, k.
+
+    Attributes:
+        name: unique in its manifest, and the name of its folder.
+        image: int16 HU, relative to the manifest's folder.
+        label: uint8 label, relative to the manifest's folder.
+        source_image: the CT file that it was made from.
+        source_label: the mask file that it was made from.
+        shape: voxels.
+        spacing_mm: distance between voxel centres.
+        organ_ml: volume of the organ, a tumour within it included.
+        tumor_ml: volume of the tumour.
+        organ_bbox_vox: first voxel and one past the last voxel that holds organ.
+        organ_mean_hu: mean over the organ without tumour.
+        organ_sd_hu: standard deviation over the same.
+        components: pieces of the organ, 26-neighbourhood.
+        warnings: what was changed or looks odd, in words.
+    """
+
+    name: str
+    image: str
+    label: str
+    source_image: str
+    source_label: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    organ_ml: float
+    tumor_ml: float
+    organ_bbox_vox: tuple[tuple[int, int, int], tuple[int, int, int]]
+    organ_mean_hu: float
+    organ_sd_hu: float
+    components: int
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Case":
+        """Build a case from its JSON object, whose lists become tuples."""
+        return cls(**{key: _frozen(value) for key, value in record.items()})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared data set.
+
+    Attributes:
+        root: its folder.
+        settings: what it was prepared with: spacing_mm, organ_labels, tumor_labels.
+        cases: the prepared scans.
+        refused: name and reason of each scan that could not be used.
+    """
+
+    root: Path
+    settings: dict[str, Any]
+    cases: tuple[Case, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def case(self, which: int | str | Case) -> Case:
+        """Find a case by number or name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if isinstance(which, Case):
+            return which
+        named = dict(enumerate(self.cases)) if isinstance(which, int) else {case.name: case for case in self.cases}
+        if which not in named:
+            raise ValueError(f"case must be one of {[case.name for case in self.cases]} or 0 to {len(self.cases) - 1}, got {which!r}")
+        return named[which]  # type: ignore[index]
+
+    def save(self) -> None:
+        """Write `manifest.json` into the root, as a whole or not at all."""
+        write_json(
+            self.root / "manifest.json",
+            {"format": FORMAT, "settings": self.settings, "cases": [asdict(case) for case in self.cases], "refused": self.refused},
+        )
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON file, as a whole or not at all."""
+    with whole_file(path) as stream:
+        stream.write(json.dumps(record, indent=1).encode())
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """Read what `gpu-synth prepare` wrote.
+
+    Args:
+        path: its folder, or the `manifest.json` in it.
+
+    Raises:
+        ValueError: there is no manifest (none was written, or the preparation was interrupted), or one of another format.
+    """
+    path = Path(path)
+    path = path / "manifest.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(
+            f"prepared data must hold manifest.json, got {path.parent}; run gpu-synth prepare --out {path.parent} (again, to its end)"
+        )
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] != FORMAT:
+            raise ValueError(f"manifest must be of format {FORMAT}, got {record['format']} in {path}; run gpu-synth prepare again")
+        cases = tuple(Case.from_json(case) for case in record["cases"])
+        return Manifest(path.parent, record["settings"], cases, _frozen(record["refused"]))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"manifest must be what gpu-synth prepare writes, got {path} ({error!r}); run it again") from error
+
+
+def load_case(
+    manifest: Manifest, which: int | str | Case
+) -> tuple[Int16[Tensor, "1 i j k"], UInt8[Tensor, "1 i j k"], tuple[float, float, float]]:
+    """Read one prepared scan as a whole.
+
+    Args:
+        manifest: from `load_manifest`.
+        which: number, name, or the case itself.
+
+    Returns:
+        Image in HU, label (0 background, 1 organ, 2 tumour), spacing in mm; RAS.
+
+    Raises:
+        ValueError: there is no such case, or its files are not those that the manifest tells of.
+    """
+    case = manifest.case(which)
+    image, label = read_patch(manifest, case, (0, 0, 0), case.shape)
+    return image, label, case.spacing_mm
+
+
+def read_patch(
+    manifest: Manifest, which: int | str | Case, start_vox: Sequence[int], size_vox: Sequence[int]
+) -> tuple[Int16[Tensor, "1 i j k"], UInt8[Tensor, "1 i j k"]]:
+    """Read a box of one prepared scan; only the pages of the files that hold it are touched.
+
+    Args:
+        manifest: from `load_manifest`.
+        which: number, name, or the case itself.
+        start_vox: first voxel; the box may reach over the scan's border on any side.
+        size_vox: voxels of the box.
+
+    Returns:
+        Image in HU and label; −1024 HU and 0 where the box lies outside the scan.
+
+    Raises:
+        ValueError: there is no such case, or its files are not those that the manifest tells of.
+    """
+    case = manifest.case(which)
+    image = _box(_mapped(manifest.root / case.image, case, np.int16), start_vox, size_vox, AIR_HU)
+    return image, _box(_mapped(manifest.root / case.label, case, np.uint8), start_vox, size_vox, 0)
+
+
+def _mapped(path: Path, case: Case, dtype: type[np.generic]) -> NDArray[Any]:
+    """The file's voxels, mapped into memory."""
+    try:
+        voxels = nib.load(path).dataobj.get_unscaled()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} must be the file that gpu-synth prepare wrote ({error}); run it again") from error
+    if voxels.shape != case.shape or voxels.dtype != dtype:
+        raise ValueError(
+            f"{path} must hold {case.shape} {np.dtype(dtype)} as its manifest says, got {voxels.shape} {voxels.dtype}; prepare it again"
+        )
+    return np.asarray(voxels)
+
+
+def _box(voxels: NDArray[Any], start: Sequence[int], size: Sequence[int], outside: int) -> Tensor:
+    """Copy a box out of a volume, filling what lies outside it."""
+    box = np.full(tuple(size), outside, voxels.dtype)
+    ends = [(max(0, s), min(length, s + n)) for s, n, length in zip(start, size, voxels.shape, strict=True)]
+    if all(first < last for first, last in ends):
+        inside = tuple(slice(first - s, last - s) for (first, last), s in zip(ends, start, strict=True))
+        box[inside] = voxels[tuple(slice(first, last) for first, last in ends)]
+    return torch.from_numpy(box)[None]

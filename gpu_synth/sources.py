@@ -1,0 +1,128 @@
+"""Which CT belongs to which mask: two folders, two globs, or a Decathlon-style list."""
+
+import glob
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+SUFFIX = re.compile(r"(?<=.)[-_](0000|ct|image|img|volume|vol|liver|organ|labels?|seg|segmentation|mask|gt)$", re.IGNORECASE)
+GLOBS = "give quoted globs whose wildcards stand for the case: --images 'DIR/*_ct.nii.gz' --labels 'DIR/*_liver.nii.gz'"
+_WILD = re.compile(r"(\*\*/?|\*|\?|\[[^\]]+\])")
+
+
+class Source(NamedTuple):
+    """A case's name and its files; a list may lack a label."""
+
+    name: str
+    image: Path
+    label: Path | None
+
+
+def find_sources(images: str | Path | None = None, labels: str | Path | None = None, datalist: str | Path | None = None) -> list[Source]:
+    """Pair CTs with masks.
+
+    Args:
+        images: folder of .nii or .nii.gz files (its own, not those of subfolders), or a glob such as `ct/*_ct.nii.gz`.
+        labels: the same for the masks.
+        datalist: instead of both, a JSON file whose "training" is a list of {"image": …, "label": …}, paths relative to it.
+
+    Returns:
+        Cases in order of name, or in the list's order. In a folder a file's name, without its ending, is the case's; in a glob, what the
+        wildcards stand for. Image and mask belong together where these names are equal, or become so when one ending such as
+        _0000, _ct, _image, _label, _seg, _mask or _liver (see `SUFFIX`) is dropped from either.
+
+    Raises:
+        ValueError: neither or both ways are given, nothing is found, or names do not match one to one (all of them are listed).
+    """
+    if datalist is not None and images is None and labels is None:
+        return _listed(Path(datalist))
+    if datalist is not None or images is None or labels is None:
+        raise ValueError(f"images and labels, or datalist alone, must be given, got {images=}, {labels=}, {datalist=}")
+    found, masks = _files("images", images), _files("labels", labels)
+    both = sorted({path for _, path in found} & {path for _, path in masks})
+    if both:
+        raise ValueError(f"images and labels must be different files, got {', '.join(path.name for path in both)} as both; {GLOBS}")
+    return _pair(found, masks)
+
+
+def _files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
+    """Names and NIfTI files of a folder or glob; hidden files, such as macOS leaves in archives, are none."""
+    pattern = f"{glob.escape(str(where))}/*" if Path(where).is_dir() else str(where)
+    found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if path.endswith((".nii", ".nii.gz"))]
+    if not found:
+        raise ValueError(f"{argument} must be a folder of .nii or .nii.gz files, or a quoted glob that finds some, got {where}")
+    named = [(_stem(path), path) for path in found]
+    if Path(where).is_dir() or not _WILD.search(pattern):
+        return named
+    # Every second piece of the pattern is a wildcard: it becomes a group, whose text is the name.
+    pieces = _WILD.split(pattern)
+    group = {"**/": "(?:(.*)/)?", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
+    shape = re.compile("".join(group.get(p, f"({p.replace('[!', '[^')})") if n % 2 else re.escape(p) for n, p in enumerate(pieces)))
+    texts = [shape.fullmatch(str(path)) for path in found]
+    stars = ["_".join(filter(None, text.groups())).replace("/", "_") if text else "" for text in texts]
+    return [(_cut(star) or name, path) for star, (name, path) in zip(stars, named, strict=True)]
+
+
+def _stem(path: Path) -> str:
+    return _cut(path.name)
+
+
+def _cut(name: str) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", name)
+
+
+def _bare(name: str) -> str:
+    return SUFFIX.sub("", name)
+
+
+def _pair(images: list[tuple[str, Path]], labels: list[tuple[str, Path]]) -> list[Source]:
+    """Match names, the fewest endings dropped first; every file must find exactly one partner."""
+    cases: list[Source] = []
+    as_is_or_bare: tuple[Callable[[str], str], ...] = (str, _bare)
+    for image_name, label_name in product(as_is_or_bare, repeat=2):
+        by_image, by_label = defaultdict(list), defaultdict(list)
+        for name, path in images:
+            by_image[image_name(name)].append((name, path))
+        for name, path in labels:
+            by_label[label_name(name)].append((name, path))
+        pairs = {
+            name: (by_image[name][0], by_label[name][0]) for name in by_image if len(by_image[name]) == len(by_label.get(name, ())) == 1
+        }
+        cases += [Source(name, image[1], label[1]) for name, (image, label) in pairs.items()]
+        images = [image for image in images if image not in [pair[0] for pair in pairs.values()]]
+        labels = [label for label in labels if label not in [pair[1] for pair in pairs.values()]]
+    twice = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
+    if images or labels or twice:
+        raise ValueError(
+            "images and labels must match one to one by name, got\n"
+            f"  images without exactly one label: {', '.join(path.name for _, path in images) or 'none'}\n"
+            f"  labels without exactly one image: {', '.join(path.name for _, path in labels) or 'none'}\n"
+            f"  names that stand for two cases: {', '.join(twice) or 'none'}\n"
+            f"{GLOBS}"
+        )
+    return sorted(cases)
+
+
+def _listed(path: Path) -> list[Source]:
+    try:
+        entries = json.loads(path.read_text())["training"]
+        files = [(entry["image"], entry.get("label")) for entry in entries]
+        known = [(path.parent / image, path.parent / label if label else None) for image, label in files]
+    except OSError as error:
+        raise ValueError(f"datalist must be a readable JSON file, got {path} ({error})") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'datalist must hold "training": [{{"image": …, "label": …}}, …], one file each, got {path} ({error!r}); '
+            "an nnU-Net folder is given as --images imagesTr --labels labelsTr"
+        ) from error
+    names = [_stem(image) for image, _ in known]
+    if len(set(names)) < len(names):  # one folder a case: imaging.nii.gz in each
+        names = [_cut(Path(image).as_posix().lstrip("./")).replace("/", "_") for image, _ in files]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice or not names:
+        raise ValueError(f"datalist must name at least one image and none twice, got {', '.join(twice) or 'an empty list'} in {path}")
+    return [Source(name, image, label) for name, (image, label) in zip(names, known, strict=True)]
