@@ -45,7 +45,7 @@ def find_sources(images: str | Path | None = None, labels: str | Path | None = N
     found, masks = _files("images", images), _files("labels", labels)
     both = sorted({path for _, path in found} & {path for _, path in masks})
     if both:
-        raise ValueError(f"images and labels must be different files, got {', '.join(path.name for path in both)} as both; {GLOBS}")
+        raise ValueError(f"images and labels must be different files, got {both[0].name} and {len(both) - 1} more as both; {GLOBS}")
     return _pair(found, masks)
 
 
