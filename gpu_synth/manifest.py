@@ -17,7 +17,8 @@ from jaxtyping import Int16, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpu_synth.volumes import AIR_HU, whole_file
+from gpu_synth.files import whole_file
+from gpu_synth.volumes import AIR_HU
 
 FORMAT = 1
 HEADER_BYTES = 352  # of an uncompressed NIfTI file without extensions

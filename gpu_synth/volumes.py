@@ -4,19 +4,18 @@ Arrays are (i, j, k). An affine takes a voxel to patient millimetres, RAS: first
 """
 
 import gzip
-import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
+
+from gpu_synth.files import whole_file
 
 AIR_HU, TOP_HU = -1024, 3071  # the 12 bits of a CT; scanners write less outside their field of view, metal shows as more
 SPACING_LIMITS_MM = (0.05, 30.0)
@@ -171,21 +170,6 @@ def to_hu(path: str | Path, volume: Volume) -> tuple[Volume, list[str]]:
     if not volume.placed:
         notes.append("the header gives no orientation (sform and qform codes are 0): the NIfTI default, left-anterior-superior, is assumed")
     return Volume(hu, volume.affine, volume.placed), notes
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that is either there as a whole or not at all: a `.partial` neighbour takes its name once it is on disk."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def save_nifti(path: str | Path, data: NDArray[Any], affine: NDArray[np.float64]) -> None:

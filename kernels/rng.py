@@ -34,10 +34,7 @@ def philox(counter: Sequence[Tensor], key: Sequence[int]) -> Tensor:
 
     Source: Salmon et al. 2011, Philox4x32 with 10 rounds; equals the published known-answer vectors.
     """
-    shape = torch.broadcast_shapes(*(word.shape for word in counter))
-    out = torch.empty((4, *shape), dtype=torch.int64, device=counter[0].device)
-    for word, filled in zip(counter, out, strict=True):
-        filled.copy_(word)
+    out = torch.stack(torch.broadcast_tensors(*counter))
     flat = out.view(4, -1)
     step = _CHUNK if flat.device.type == "cpu" else max(flat.shape[1], 1)
     for start in range(0, flat.shape[1], step):

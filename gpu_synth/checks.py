@@ -1,0 +1,123 @@
+"""What can be known of a batch without reading the device, refused at once where it is wrong."""
+
+import math
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpu_synth.plan import Spacing, TumorPlan
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse a word that is not one of the choices, and name the nearest."""
+    if value not in choices:
+        close = get_close_matches(str(value), choices, n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def check_prob(name: str, value: Any) -> float:
+    """Refuse what is no probability."""
+    if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+    return float(value)
+
+
+def check_seed(seed: Any) -> int:
+    """Refuse what is no 64-bit integer."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be an integer of 64 bits, got {seed!r}")
+    return seed
+
+
+def check_images(image: Any, label: Any) -> None:
+    """Refuse images and labels of a wrong kind, shape, type or device.
+
+    Raises:
+        TypeError: One of them is no tensor, or has a wrong dtype.
+        ValueError: They are not both (b, 1, i, j, k), or differ in shape or device.
+    """
+    for name, value in (("image", image), ("label", label)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor() makes one of a NumPy array")
+        if value.ndim != 5 or value.shape[1] != 1 or 0 in value.shape:
+            mend = "; add the batch axis: x[None]" if value.ndim == 4 else ""
+            raise ValueError(f"{name} must be (b, 1, i, j, k) with no empty axis, got {tuple(value.shape)}{mend}")
+    if not image.is_floating_point():
+        raise TypeError(f"image must be floating HU, got {image.dtype}; convert it: image.float()")
+    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise TypeError(f"label must be an integer tensor, got {label.dtype}; convert it: label.to(torch.uint8)")
+    if image.shape != label.shape:
+        raise ValueError(f"label must have the image's shape {tuple(image.shape)}, got {tuple(label.shape)}")
+    if image.device != label.device:
+        raise ValueError(f"label must be on the image's device {image.device}, got {label.device}")
+
+
+def check_spacing(spacing_mm: Any, batch: int) -> tuple[Spacing, ...]:
+    """Read three numbers, or three for each sample, as one triple a sample.
+
+    Raises:
+        TypeError: They are on an accelerator, where reading them would wait for it.
+        ValueError: They are missing, of another number, not finite or not above 0.
+    """
+    if spacing_mm is None:
+        raise ValueError("spacing_mm must be given, got None; three millimetres in the tensor's axis order, such as (1.0, 1.0, 1.0)")
+    if isinstance(spacing_mm, Tensor):
+        if spacing_mm.device.type != "cpu":
+            raise TypeError(
+                f"spacing_mm must be host numbers, got a tensor on {spacing_mm.device}; keep it on the CPU when the batch moves"
+            )
+        spacing_mm = spacing_mm.tolist()
+    rows = [list(row) if isinstance(row, Iterable) else row for row in spacing_mm] if isinstance(spacing_mm, Iterable) else []
+    triples: list[Any] = rows if rows and isinstance(rows[0], list) else [rows] * batch
+    if len(triples) != batch or not all(isinstance(triple, list) and len(triple) == 3 for triple in triples):
+        raise ValueError(f"spacing_mm must be three numbers, or three for each of {batch} samples, got {spacing_mm}")
+    spacing = tuple((float(i), float(j), float(k)) for i, j, k in triples)
+    if not all(math.isfinite(value) and value > 0 for triple in spacing for value in triple):
+        raise ValueError(f"spacing_mm must be finite and above 0 mm, got {spacing_mm}")
+    return spacing
+
+
+def check_uid(uid: Any, image: Tensor) -> Tensor:
+    """Refuse uids that are not one integer a sample; bring them to the image's device.
+
+    Raises:
+        TypeError: They are no integer tensor.
+        ValueError: They are of another number.
+    """
+    if not isinstance(uid, Tensor) or uid.is_floating_point() or uid.dtype == torch.bool:
+        got = uid.dtype if isinstance(uid, Tensor) else type(uid).__name__
+        raise TypeError(f"uid must be an int64 tensor of shape ({len(image)},), got {got}; torch.tensor([...]) makes one")
+    if uid.shape != (len(image),):
+        raise ValueError(f"uid must have shape ({len(image)},), one a sample, got {tuple(uid.shape)}")
+    return uid.to(image.device, torch.int64, non_blocking=True)
+
+
+def check_plan(plan: Any, image: Tensor, origin_vox: Any) -> tuple[int, int, int]:
+    """Refuse a plan that does not belong to the images; return where in its whole they begin.
+
+    Raises:
+        TypeError: It is no plan.
+        ValueError: Another batch size, device or shape; an origin for a plan that belongs to a patch, none for one of a volume.
+    """
+    if not isinstance(plan, TumorPlan):
+        raise TypeError(f"plan must be a TumorPlan, got {type(plan).__name__}; TumorSynthesizer.plan makes one")
+    shape = tuple(image.shape[2:])
+    if len(plan) != len(image):
+        raise ValueError(f"plan must hold {len(image)} samples, as image does, got {len(plan)}; take some with plan[...]")
+    if plan.device != image.device:
+        raise ValueError(f"plan must be on the image's device {image.device}, got {plan.device}; move it: plan.to(image.device)")
+    if origin_vox is None:
+        if shape != plan.whole_vox:
+            mend = "name the crop's place with origin_vox" if plan.scope == "volume" else "a plan of a crop needs scope='volume'"
+            raise ValueError(f"image must have the shape {plan.whole_vox} that the plan was made for, got {shape}; {mend}")
+        return 0, 0, 0
+    if plan.scope == "patch":
+        raise ValueError(f"origin_vox must be None for a plan of scope 'patch', got {origin_vox}; plan the whole with scope='volume'")
+    if isinstance(origin_vox, (str, Tensor)) or len(origin_vox) != 3 or any(int(value) != value for value in origin_vox):
+        raise ValueError(f"origin_vox must be three host integers, got {origin_vox}")
+    i, j, k = (int(value) for value in origin_vox)
+    return i, j, k

@@ -1,0 +1,68 @@
+"""What a synthesizer remembers from call to call: which samples it has made, and how many lesions."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import get_rank, get_world_size, is_available, is_initialized
+from torch.utils.data import get_worker_info
+
+from gpu_synth.plan import TumorPlan
+from gpu_synth.presets import Preset
+
+
+class CountingModule(nn.Module):
+    """A module that hands out the ordinals of samples, counts what came of them, and can be resumed.
+
+    Its state is a snapshot in `get_extra_state`, not buffers, which DDP would broadcast from rank 0 and an average of weights would average.
+
+    Args:
+        preset: What is drawn from.
+        seed: Key of all randomness.
+    """
+
+    def __init__(self, preset: Preset, seed: int) -> None:
+        super().__init__()
+        self.preset, self.seed = preset, seed
+        self._counter = 0
+        self._lesions: Tensor | int = 0  # on the device once a batch has come
+        self._skipped: Tensor | int = 0
+
+    @property
+    def lesions(self) -> int:
+        """Lesions synthesised by `forward` so far. Waits for the device."""
+        return int(self._lesions)
+
+    @property
+    def skipped(self) -> int:
+        """Samples that `forward` could not alter so far: no place in the organ, or a tumour already there. Waits for the device."""
+        return int(self._skipped)
+
+    def count(self, plan: TumorPlan) -> None:
+        """Add a plan to the counters, without waiting for the device."""
+        self._lesions = self._lesions + plan.active.sum()
+        self._skipped = self._skipped + plan.skipped.sum()
+
+    def next_uids(self, image: Tensor) -> Tensor:
+        """Count on: this rank's share of the next ordinals."""
+        if get_worker_info() is not None:
+            raise ValueError("uid must be given inside a DataLoader worker, got None; each worker would count the same samples")
+        rank, world = (get_rank(), get_world_size()) if is_available() and is_initialized() else (0, 1)
+        first = self._counter + rank * len(image)
+        self._counter += world * len(image)
+        return torch.arange(first, first + len(image), device=image.device)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Snapshot for `state_dict`: what the next call depends on."""
+        return {"seed": self.seed, "counter": self._counter, "preset": self.preset.name, "preset_digest": self.preset.digest()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on where the snapshot was taken; a preset that differs is kept, and said."""
+        self.seed, self._counter = int(state["seed"]), int(state["counter"])
+        if state["preset_digest"] != self.preset.digest():
+            warnings.warn(
+                f"the saved synthesizer drew from preset {state['preset']!r} ({state['preset_digest']}), this one draws from "
+                f"{self.preset.name!r} ({self.preset.digest()}): tumours will differ; give both the same preset and overrides",
+                stacklevel=2,
+            )

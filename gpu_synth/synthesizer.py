@@ -1,0 +1,146 @@
+"""TumorSynthesizer: healthy CT in, the same CT with tumours out. The published method, in the order in which it is told."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gpu_synth import presets
+from gpu_synth.checks import check_choice, check_images, check_plan, check_prob, check_seed, check_spacing, check_uid
+from gpu_synth.counting import CountingModule
+from gpu_synth.kernels import texture
+from gpu_synth.kernels.placement import place
+from gpu_synth.kernels.plan import draw
+from gpu_synth.plan import SCOPES, Scope, Spacing, TumorPlan, on_device, texture_field
+from gpu_synth.render import Render, render, together
+from gpu_synth.table import Bounds, parameter_table, slots_of
+
+
+class TumorSynthesizer(CountingModule):
+    """Put synthetic tumours into a batch of healthy CT, on the batch's device, fresh at every call.
+
+    Args:
+        preset: What to draw from: one of `presets.names()`.
+        prob: Probability that a sample is altered.
+        seed: Key of all randomness.
+        backend: "torch", or "auto" for the fastest there is.
+        scope: "patch": the arrays given are all there is. "volume": they are a whole case, of which crops may be rendered.
+        organ_label: Number of the organ in the labels.
+        tumor_label: Number of the tumours.
+        **overrides: Fields of the preset, and their new values.
+
+    Raises:
+        ValueError: An argument is out of range or unknown.
+
+    Source: Hu et al. 2022, "Synthetic Tumors Make AI Segment Tumors Better"; Hu et al. 2023, "Label-Free Liver Tumor Segmentation".
+    """
+
+    def __init__(
+        self,
+        preset: str = "liver-hu2022",
+        prob: float = 0.9,
+        seed: int = 0,
+        backend: str = "auto",
+        scope: Scope = "patch",
+        organ_label: int = 1,
+        tumor_label: int = 2,
+        **overrides: Any,
+    ) -> None:
+        super().__init__(presets.get(preset, **overrides), check_seed(seed))
+        check_choice("backend", backend, ("auto", "torch"))
+        check_choice("scope", scope, SCOPES)
+        self.prob, self.scope = check_prob("prob", prob), scope
+        self.organ_label, self.tumor_label = organ_label, tumor_label
+
+    def forward(
+        self, image: Float[Tensor, "b 1 i j k"], label: Int[Tensor, "b 1 i j k"], spacing_mm: Any = None, uid: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b 1 i j k"], Int[Tensor, "b 1 i j k"]]:
+        """Plan, then render. In evaluation mode, where no uids are counted, a batch without `uid` comes back as it is.
+
+        Args:
+            image: Healthy CT, HU, floating.
+            label: 0 background, organ, tumour; integer. A sample that has a tumour already comes back as it is, and is counted.
+            spacing_mm: Three host numbers along i, j, k, or three for each sample.
+            uid: Ordinal of each sample in the whole run; without it, the synthesizer counts for itself.
+
+        Returns:
+            New image and label, of the types and on the device of those given.
+
+        Raises:
+            TypeError: An argument has a wrong type or dtype.
+            ValueError: An argument has a wrong shape or value.
+        """
+        if uid is None and not self.training:
+            check_images(image, label)
+            check_spacing(spacing_mm, len(image))
+            return image, label
+        plan = self.plan(image, label, spacing_mm, uid)
+        out = self.render(image, label, plan)
+        self.count(plan)
+        return out.image, out.label
+
+    @torch.no_grad()
+    def plan(self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None) -> TumorPlan:
+        """Draw all that is random. Arguments and errors are those of `forward`; without `uid`, the next ones are used up."""
+        check_images(image, label)
+        spacing = check_spacing(spacing_mm, len(image))
+        uid = self.next_uids(image) if uid is None else check_uid(uid, image)
+        label = label.as_subclass(Tensor)
+        return TumorPlan.cat([self._plan(label[rows, 0], spacing[rows], uid[rows]) for rows in together(spacing, label.device)])
+
+    def _plan(self, label: Tensor, spacing_mm: Sequence[Spacing], uid: Tensor) -> TumorPlan:
+        """Plan samples of one spacing."""
+        preset, bounds = self.preset, Bounds.of(self.preset)
+        draws = draw(*parameter_table(preset, self.prob, uid.device), slots_of(preset), self.seed, uid)
+
+        margin_vox = [max(1, round(preset.erosion_mm / spacing)) for spacing in spacing_mm[0]]
+        extent = on_device(preset.extent, uid.device)
+        centre_vox, possible = place(label == self.organ_label, draws.place_words, margin_vox, extent, preset.axial_axis)
+        possible = possible & ~(label == self.tumor_label).flatten(1).any(1)
+
+        whole_vox = (label.shape[1], label.shape[2], label.shape[3])
+        field = texture_field(self.seed, uid, whole_vox, spacing_mm[0], draws.density_sigma_mm, draws.grain_sigma_mm, bounds)
+        norm, grain_mean = texture.statistics(field, draws.density_scale, draws.density_offset, preset.texture_threshold)
+
+        return TumorPlan(
+            seed=self.seed,
+            scope=self.scope,
+            whole_vox=whole_vox,
+            spacing_mm=tuple(spacing_mm),
+            bounds=bounds,
+            uid=uid,
+            skipped=draws.altered & ~possible,
+            active=draws.active & (draws.altered & possible)[:, None],
+            centre_vox=centre_vox,
+            radii_mm=draws.radii_mm,
+            elastic_mm=draws.elastic_mm,
+            contrast_hu=draws.contrast_hu,
+            edge_sigma_mm=draws.edge_sigma_mm,
+            density_sigma_mm=draws.density_sigma_mm,
+            density_low=norm.low,
+            density_high=norm.high,
+            density_scale=norm.scale,
+            density_offset=norm.offset,
+            grain_sigma_mm=draws.grain_sigma_mm,
+            texture_gain=draws.texture_gain / grain_mean,
+        )
+
+    @torch.no_grad()
+    def render(self, image: Tensor, label: Tensor, plan: TumorPlan, origin_vox: Sequence[int] | None = None) -> Render:
+        """Render a plan into healthy images: the same image, label and plan give the same result.
+
+        Args:
+            image: Healthy CT, HU, `(b, 1, i, j, k)`, floating.
+            label: Its labels.
+            plan: One sample for each image, on its device.
+            origin_vox: First voxel of the arrays in the whole that the plan was made for, where they are a crop of it.
+
+        Raises:
+            TypeError: An argument has a wrong type or dtype.
+            ValueError: The plan does not belong to these images.
+        """
+        check_images(image, label)
+        origin = check_plan(plan, image, origin_vox)
+        return render(image.as_subclass(Tensor), label.as_subclass(Tensor), plan, origin, self.organ_label, self.tumor_label)
