@@ -15,7 +15,7 @@ from gpu_synth.presets import Preset
 class CountingModule(nn.Module):
     """A module that hands out the ordinals of samples, counts what came of them, and can be resumed.
 
-    Its state is a snapshot in `get_extra_state`, not buffers, which DDP would broadcast from rank 0 and an average of weights would average.
+    Its state is a snapshot in `get_extra_state`, not buffers: DDP would broadcast those from rank 0, an average of weights average them.
 
     Args:
         preset: What is drawn from.

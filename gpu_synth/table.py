@@ -37,7 +37,7 @@ def parameter_table(preset: Preset, prob: float, device: torch.device) -> tuple[
     """Pack a preset into the flat table that `kernels.plan.draw` reads: the scan's row, and a row for each size group."""
     scan = torch.zeros(Scan.COLUMNS)
     scan[Scan.ALTER_PROB] = prob
-    scan[Scan.CLASS_PROB : Scan.CLASS_PROB_END] = torch.tensor(preset.class_prob)
+    scan[Scan.CLASS_PROB : Scan.CLASS_PROB + len(preset.class_prob)] = torch.tensor(preset.class_prob)
     scan[Scan.GRAIN_FINE_PROB] = preset.grain_fine_prob
     for column in (c for c in Scan if c.name.endswith(("_MM", "_SCALE", "_OFFSET", "_GAIN", "_HU"))):
         scan[column : column + 2] = torch.tensor(getattr(preset, column.name.lower()))

@@ -7,7 +7,7 @@ Cost: 10 words a scan, 6 + 54 a slot; some 1800 words a scan at 28 slots.
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import NamedTuple
 
 import torch
@@ -17,13 +17,13 @@ from torch import Tensor
 from gpu_synth.kernels.rng import Purpose, to_integer, to_normal, to_uniform, words
 
 
+@unique
 class Scan(IntEnum):
-    """Columns of the scan's row. A name that another follows with `_END` is the first of several."""
+    """Columns of the scan's row; a range takes two, its low and its high, and the size classes' probabilities five."""
 
     ALTER_PROB = 0
     CLASS_PROB = 1
-    CLASS_PROB_END = 6
-    DENSITY_SIGMA_MM = 6  # each from here to CONTRAST_HU: low, high
+    DENSITY_SIGMA_MM = 6
     DENSITY_SCALE = 8
     DENSITY_OFFSET = 10
     GRAIN_FINE_PROB = 12
@@ -35,6 +35,7 @@ class Scan(IntEnum):
     COLUMNS = 23
 
 
+@unique
 class Group(IntEnum):
     """Columns of a size group's row: low and high of each range, then a flag."""
 
@@ -46,6 +47,7 @@ class Group(IntEnum):
     COLUMNS = 9
 
 
+@unique
 class Word(IntEnum):
     """Which of a scan's words draws what."""
 
@@ -105,7 +107,7 @@ def draw(
     def within(which: Word, column: Scan) -> Tensor:
         return to_uniform(word[:, which], scan_row[column], scan_row[column + 1])
 
-    prob_end = scan_row[Scan.CLASS_PROB : Scan.CLASS_PROB_END].cumsum(0)[:-1]
+    prob_end = scan_row[Scan.CLASS_PROB : Scan.CLASS_PROB + len(slots)].cumsum(0)  # of all classes but the mix, which ends at 1
     size_class = (to_uniform(word[:, Word.SIZE_CLASS])[:, None] >= prob_end).sum(-1)
     fine = to_uniform(word[:, Word.GRAIN_FINE]) < scan_row[Scan.GRAIN_FINE_PROB]
     radii_mm, elastic_mm, place_words = _draw_lesions(group_rows, slots, seed, uid)

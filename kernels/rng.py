@@ -34,7 +34,7 @@ def philox(counter: Sequence[Tensor], key: Sequence[int]) -> Tensor:
 
     Source: Salmon et al. 2011, Philox4x32 with 10 rounds; equals the published known-answer vectors.
     """
-    out = torch.stack(torch.broadcast_tensors(*counter))
+    out = torch.stack(torch.broadcast_tensors(*counter))  # type: ignore[no-untyped-call]
     flat = out.view(4, -1)
     step = _CHUNK if flat.device.type == "cpu" else max(flat.shape[1], 1)
     for start in range(0, flat.shape[1], step):
