@@ -1,0 +1,105 @@
+"""The `gpu-synth` command: one function a subcommand, imports inside; the only file that knows every room."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpu_synth import __version__
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Phantom CTs, a short training, a table and pictures; needs no data and no GPU."""
+    from gpu_synth.trainers.demo import demo as run
+
+    return int(_call(run, arguments, "demo") or 0)
+
+
+def prepare(arguments: Sequence[str]) -> int:
+    """NIfTI scans and masks to RAS, one spacing, int16 HU, cached with a manifest."""
+    from gpu_synth.prepare import prepare as run
+
+    return 1 if _call(run, arguments, "prepare").refused else 0
+
+
+def preview(arguments: Sequence[str]) -> int:
+    """Before and after of one scan, as PNG."""
+    from gpu_synth.preview import preview_files as run
+
+    return int(_call(run, arguments, "preview") or 0)
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """What synthesis costs on this machine, and the floor."""
+    from gpu_synth.bench.run import bench as run
+
+    return int(_call(run, arguments, "bench"))
+
+
+def fit(arguments: Sequence[str]) -> int:
+    """Train: --config liver.yaml --data.data_dir cache."""
+    return _lightning("fit", arguments)
+
+
+def validate(arguments: Sequence[str]) -> int:
+    """Score held-out scans with synthetic tumours."""
+    return _lightning("validate", arguments)
+
+
+def test(arguments: Sequence[str]) -> int:
+    """Score annotated scans: --data.test_dir."""
+    return _lightning("test", arguments)
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Segment CT files, onto their own grids: --data.predict_images."""
+    return _lightning("predict", arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    command.__name__: command for command in (demo, prepare, preview, fit, validate, test, predict, bench)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; what the user can mend is one line on stderr and exit code 2.
+
+    Args:
+        arguments: Subcommand and its options; the process's by default.
+    """
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"gpu-synth {__version__}")
+        return 0
+    if name not in COMMANDS:
+        return _fail(f"subcommand must be one of {', '.join(COMMANDS)}, got {name!r}")
+    try:
+        return COMMANDS[name](rest)
+    except (ValueError, TypeError, OSError) as error:
+        return _fail(str(error))
+
+
+def _call(run: Callable[..., Any], arguments: Sequence[str], name: str) -> Any:
+    """Let jsonargparse make options of a function's parameters and help of its docstring."""
+    from jsonargparse import auto_cli
+
+    return auto_cli(run, args=list(arguments), prog=f"gpu-synth {name}", as_positional=False)
+
+
+def _lightning(name: str, arguments: Sequence[str]) -> int:
+    from gpu_synth.trainers.fit import train
+
+    train([name, *arguments])
+    return 0
+
+
+def _help() -> str:
+    lines = [f"  {name:10}{(command.__doc__ or '').strip().splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: gpu-synth <subcommand> [options]; gpu-synth <subcommand> --help", "", *lines])
+
+
+def _fail(message: str) -> int:
+    print(f"gpu-synth: error: {message}", file=sys.stderr)
+    return 2

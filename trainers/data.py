@@ -1,0 +1,261 @@
+"""Healthy scans from `gpu-synth prepare`, as patches with tumours; held-out scans with tumours that stay the same."""
+
+from collections.abc import Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gpu_synth import TumorSynthesizer
+from gpu_synth.conform import prepare_ct
+from gpu_synth.kernels.rng import Purpose, to_integer, words
+from gpu_synth.manifest import Case, Manifest, load_manifest, read_patch
+from gpu_synth.trainers.augment import Augmentation, window
+from gpu_synth.trainers.step import SynthesisStep
+
+HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
+
+Sample = dict[str, Any]
+
+
+class PatchDataset(Dataset[Sample]):
+    """Patches around the organ; which case and where is a function of the run's seed and the sample's uid.
+
+    Args:
+        manifest: Prepared data.
+        cases: The cases to take patches of.
+        patch_vox: Patch shape.
+        seed: The run's seed.
+    """
+
+    def __init__(self, manifest: Manifest, cases: Sequence[Case], patch_vox: Sequence[int], seed: int) -> None:
+        self.manifest, self.cases, self.patch_vox, self.seed = manifest, cases, patch_vox, seed
+
+    def __getitem__(self, uid: int) -> Sample:
+        """Read the patch of a uid: `image` int16 HU and `label` uint8 `(1, i, j, k)`, `spacing_mm`, `uid`."""
+        word = words(self.seed, torch.tensor([uid]), Purpose.PATCH, 1, 4)[0, 0]
+        case = self.cases[int(to_integer(word[0], 0, len(self.cases) - 1))]
+        start = []
+        for axis, n in enumerate(self.patch_vox):  # within the organ's box, or around it where the patch is larger
+            first, last = case.organ_bbox_vox[0][axis], case.organ_bbox_vox[1][axis] - n
+            start.append(int(to_integer(word[1 + axis], min(first, last), max(first, last))))
+        return _sample(self.manifest, case, start, self.patch_vox, uid)
+
+
+class HeldOutDataset(Dataset[Sample]):
+    """Whole scans, or whole organs with a margin, under uids that never change.
+
+    Args:
+        manifest: Prepared data.
+        cases: The held-out cases.
+        margin_mm: What is kept around the organ; None: the whole scan.
+    """
+
+    def __init__(self, manifest: Manifest, cases: Sequence[Case], margin_mm: float | None) -> None:
+        self.manifest, self.cases, self.margin_mm = manifest, cases, margin_mm
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, number: int) -> Sample:
+        """Read a case: as `PatchDataset`."""
+        case = self.cases[number]
+        if self.margin_mm is None:
+            return _sample(self.manifest, case, (0, 0, 0), case.shape, HELD_OUT_UID + number)
+        margin = [round(self.margin_mm / spacing) for spacing in case.spacing_mm]
+        start = [max(0, first - m) for first, m in zip(case.organ_bbox_vox[0], margin, strict=True)]
+        end = [min(n, last + m) for last, m, n in zip(case.organ_bbox_vox[1], margin, case.shape, strict=True)]
+        return _sample(self.manifest, case, start, [b - a for a, b in zip(start, end, strict=True)], HELD_OUT_UID + number)
+
+
+class ScanDataset(Dataset[Sample]):
+    """CT files to segment, on the spacing that the network was trained on.
+
+    Args:
+        paths: NIfTI files.
+        spacing_mm: That spacing.
+    """
+
+    def __init__(self, paths: Sequence[str], spacing_mm: Sequence[float]) -> None:
+        self.paths, self.spacing_mm = paths, spacing_mm
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Sample:
+        """Read a scan: `image` int16 HU `(1, i, j, k)`, `affine`, `path`."""
+        volume, _ = prepare_ct(self.paths[number], self.spacing_mm)
+        image = torch.from_numpy(volume.data)[None].contiguous()
+        return {"image": image, "affine": torch.from_numpy(volume.affine), "path": self.paths[number]}
+
+
+class OrdinalSampler(Sampler[int]):
+    """Uids in the order of the run: those of this epoch that are still to come, each rank its own.
+
+    Args:
+        data: Whose `samples_seen` tells how far the run is.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    def __init__(self, data: "SynthesisDataModule", rank: int, world: int) -> None:
+        self.data, self.rank, self.world = data, rank, world
+
+    def __len__(self) -> int:
+        """Samples of this rank in a whole epoch."""
+        return self.data.samples_per_epoch // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        """Go on where the run is."""
+        seen, whole = self.data.samples_seen, len(self) * self.world
+        return iter(range(seen + self.rank, seen - seen % whole + whole, self.world))
+
+
+class SynthesisDataModule(pl.LightningDataModule):
+    """Feed a trainer with synthetic tumours in healthy scans, made on its device.
+
+    Training patches are read as HU by workers; synthesis, window and augmentation follow on the device. Validation needs no annotated
+    scan: held-out cases get tumours under fixed uids, the same in every epoch and run. A scan that has tumours already keeps them.
+
+    Args:
+        data_dir: Folder that `gpu-synth prepare` wrote.
+        patch_vox: Patch shape.
+        batch_size: Patches a step and process.
+        samples_per_epoch: Patches an epoch, over all processes.
+        val_cases: Names of the held-out cases; none: every fifth case, at least one.
+        val_margin_mm: What validation and test see around the organ; null: whole scans.
+        test_dir: Prepared folder for `test`, such as of annotated scans; none: the held-out cases.
+        predict_images: CT files, or a pattern, for `predict`.
+        num_workers: Processes that read patches.
+        seed: Key of all randomness.
+        preset: What the tumours are drawn from.
+        prob: Probability that a training patch is altered.
+        overrides: Fields of the preset and their new values.
+        window_hu: The window that becomes [0, 1].
+        augmentation: What follows the window.
+
+    Raises:
+        ValueError: An argument does not fit the data.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        patch_vox: Sequence[int] = (96, 96, 96),
+        batch_size: int = 2,
+        samples_per_epoch: int = 500,
+        val_cases: Sequence[str] = (),
+        val_margin_mm: float | None = 16.0,
+        test_dir: str | None = None,
+        predict_images: str | Sequence[str] = (),
+        num_workers: int = 2,
+        seed: int = 0,
+        preset: str = "liver-hu2022",
+        prob: float = 0.9,
+        overrides: dict[str, Any] | None = None,
+        window_hu: tuple[float, float] = (-21.0, 189.0),
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        self.data_dir, self.test_dir, self.predict_images = data_dir, test_dir, predict_images
+        self.patch_vox, self.batch_size, self.samples_per_epoch = tuple(patch_vox), batch_size, samples_per_epoch
+        self.val_cases, self.val_margin_mm, self.num_workers, self.seed = tuple(val_cases), val_margin_mm, num_workers, seed
+        self.window_hu, self.augmentation = window_hu, augmentation
+        self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, **(overrides or {})))
+        self.held_out_synthesizer = TumorSynthesizer(preset, prob=1.0, seed=0, scope="volume", **(overrides or {}))
+        self.samples_seen = 0
+
+    def setup(self, stage: str) -> None:
+        """Read the manifest; split the cases."""
+        self.manifest = load_manifest(self.data_dir)
+        cases = self.manifest.cases
+        held_out = [self.manifest.case(name) for name in self.val_cases] or list(cases[4::5] or cases[-1:])
+        self.held_out = held_out
+        self.training = [case for case in cases if case not in held_out]
+        if not self.training:
+            raise ValueError(f"data_dir must hold a case that is not held out, got {[case.name for case in cases]}; prepare more scans")
+        if self.samples_per_epoch < self.batch_size:
+            raise ValueError(f"samples_per_epoch must be at least batch_size {self.batch_size}, got {self.samples_per_epoch}")
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Patches of this rank, from where the run is."""
+        world = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        self.samples_per_epoch -= self.samples_per_epoch % (world * self.batch_size)
+        dataset = PatchDataset(self.manifest, self.training, self.patch_vox, self.seed)
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=OrdinalSampler(self, rank, world),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=True,
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Held-out scans, one at a time."""
+        return self._whole_scans(self.manifest, self.held_out)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Scans of `test_dir`, or the held-out ones."""
+        if self.test_dir is None:
+            return self.val_dataloader()
+        manifest = load_manifest(self.test_dir)
+        return self._whole_scans(manifest, manifest.cases)
+
+    def _whole_scans(self, manifest: Manifest, cases: Sequence[Case]) -> DataLoader[Sample]:
+        return DataLoader(HeldOutDataset(manifest, cases, self.val_margin_mm), num_workers=min(1, self.num_workers))
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """CT files."""
+        patterns = [self.predict_images] if isinstance(self.predict_images, str) else self.predict_images
+        paths = sorted(path for pattern in patterns for path in (glob(pattern) or [pattern]))
+        if not paths or not all(Path(path).is_file() for path in paths):
+            raise ValueError(f"predict_images must name CT files, got {self.predict_images}; quote a pattern: '/data/ct/*.nii.gz'")
+        return DataLoader(ScanDataset(paths, self.manifest.settings["spacing_mm"]))
+
+    def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Take what stays on the host out of the batch's way: spacing, and how far the run is."""
+        if "spacing_mm" in batch:
+            batch["spacing_mm"] = batch["spacing_mm"].tolist()
+        if self.trainer is not None and self.trainer.training:
+            self.samples_seen += len(batch["uid"]) * self.trainer.world_size
+        return batch
+
+    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Synthesise, window and augment, on the device."""
+        image = batch["image"].to(torch.float32)
+        if "uid" not in batch:
+            return {**batch, "image": window(image, self.window_hu)}
+        label, uid = batch["label"], batch["uid"]
+        if self.trainer is not None and self.trainer.training:
+            image, label = self.synthesis(image, label, batch["spacing_mm"], uid)
+            image, label = self.augmentation(window(image, self.window_hu), label, self.seed, uid)
+        else:
+            image, label = self.held_out_synthesizer(image, label, batch["spacing_mm"], uid)
+            image = window(image, self.window_hu)
+        return {**batch, "image": image, "label": label}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Go into the checkpoint: how far the run is, and the synthesizer's state."""
+        return {"samples_seen": self.samples_seen, "seed": self.seed, "synthesizer": self.synthesis.synthesizer.get_extra_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Come out of it."""
+        self.samples_seen, self.seed = int(state_dict["samples_seen"]), int(state_dict["seed"])
+        self.synthesis.synthesizer.set_extra_state(state_dict["synthesizer"])
+
+
+def _sample(manifest: Manifest, case: Case, start_vox: Sequence[int], size_vox: Sequence[int], uid: int) -> Sample:
+    """Read a box of a case."""
+    image, label = read_patch(manifest, case, start_vox, size_vox)
+    return {
+        "image": image,
+        "label": label,
+        "spacing_mm": torch.tensor(case.spacing_mm, dtype=torch.float64),
+        "uid": torch.tensor(uid, dtype=torch.int64),
+    }

@@ -1,0 +1,64 @@
+"""`gpu-synth fit`, `validate`, `test` and `predict`: Lightning's command line with this project's model, data and monitor."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from gpu_synth.trainers.data import SynthesisDataModule
+from gpu_synth.trainers.module import SegmentationModule
+from gpu_synth.trainers.monitor import SynthesisMonitor
+
+
+class GpuSynthCLI(LightningCLI):
+    """Lightning's command line: the patch shape is said once, logs go to TensorBoard and CSV, the best and the last weights are kept."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what model and data share."""
+        parser.link_arguments("data.patch_vox", "model.patch_vox")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to TensorBoard and CSV, in one folder a run, unless the user names other loggers."""
+        config = self._get(self.config_init, "trainer", default={})
+        if config.get("logger") is None:
+            root = config.get("default_root_dir") or "runs"
+            board = TensorBoardLogger(root, name=None)
+            kwargs["logger"] = [board, CSVLogger(root, name=None, version=board.version)]
+        return super().instantiate_trainer(**kwargs)
+
+
+def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
+    """Run Lightning's command line.
+
+    Args:
+        arguments: Subcommand and options; without the subcommand where nothing is run.
+        run: False: only build trainer, model and data.
+    """
+    return GpuSynthCLI(
+        SegmentationModule,
+        SynthesisDataModule,
+        args=with_packaged_configs(arguments),
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [SynthesisMonitor(), LearningRateMonitor(), ModelCheckpoint(save_last=True)]},
+        run=run,
+    )
+
+
+def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
+    """Replace the name of a packaged config, such as `liver.yaml`, by its path, where no file of that name is at hand."""
+    out = list(arguments)
+    for n, argument in enumerate(out):
+        option, _, value = argument.partition("=")
+        if option not in ("--config", "-c"):
+            continue
+        at = n if value else n + 1
+        name = value or (out[at] if at < len(out) else "")
+        packaged = files("gpu_synth.trainers") / "configs" / name
+        if name and not Path(name).exists() and packaged.is_file():
+            out[at] = f"{option}={packaged}" if value else str(packaged)
+    return out

@@ -1,0 +1,146 @@
+"""Swin UNETR learning organ and tumour: loss, optimiser, sliding-window validation, prediction on the scan's own grid."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from monai.inferers import sliding_window_inference
+from monai.losses import DiceCELoss
+from monai.metrics import compute_dice
+from monai.networks.nets import SwinUNETR
+from monai.transforms import KeepLargestConnectedComponent
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torchmetrics import MeanMetric
+
+from gpu_synth.grids import to_native
+from gpu_synth.volumes import save_nifti
+
+FEATURE_SIZE = {"tiny": 12, "small": 24, "base": 48}
+CLASSES = 3  # background, organ, tumour
+STRIDE_VOX = 32  # what Swin UNETR's five halvings divide by
+
+
+class SegmentationModule(pl.LightningModule):
+    """Segment organ and tumour with MONAI's Swin UNETR.
+
+    Args:
+        size: "tiny", "small" or "base".
+        patch_vox: Patch shape, in training and in the sliding window: multiples of 32, and not 32 in all three axes.
+        lr: Highest learning rate of AdamW.
+        weight_decay: Its weight decay.
+        warmup_share: Share of all steps over which the learning rate rises, before it falls along a cosine.
+        overlap: Overlap of sliding windows.
+        predict_dir: Where `predict` writes its segmentations.
+
+    Raises:
+        ValueError: The size is unknown, or the network cannot work on such patches.
+
+    Source: Hu et al. 2022; facts on training: Dice + cross-entropy (softmax, squared prediction), AdamW, warm-up and cosine.
+    """
+
+    def __init__(
+        self,
+        size: Literal["tiny", "small", "base"] = "tiny",
+        patch_vox: Sequence[int] = (96, 96, 96),
+        lr: float = 4e-4,
+        weight_decay: float = 1e-5,
+        warmup_share: float = 0.025,
+        overlap: float = 0.5,
+        predict_dir: str = "predictions",
+    ) -> None:
+        super().__init__()
+        if size not in FEATURE_SIZE:
+            raise ValueError(f"size must be one of {', '.join(FEATURE_SIZE)}, got {size!r}")
+        if len(patch_vox) != 3 or any(n <= 0 or n % STRIDE_VOX for n in patch_vox) or max(patch_vox) == STRIDE_VOX:
+            raise ValueError(
+                f"patch_vox must be three multiples of {STRIDE_VOX}, one of them above it, got {list(patch_vox)}; try [64, 64, 32]"
+            )
+        self.save_hyperparameters()
+        self.patch_vox = tuple(patch_vox)
+        self.lr, self.weight_decay, self.warmup_share = lr, weight_decay, warmup_share
+        self.overlap, self.predict_dir = overlap, Path(predict_dir)
+        self.network = SwinUNETR(in_channels=1, out_channels=CLASSES, feature_size=FEATURE_SIZE[size])
+        self.loss = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True)
+        self.scores = nn.ModuleDict({name: MeanMetric() for name in ("dsc_organ", "dsc_tumor", "dsc_tumor_empty")})
+
+    def forward(self, image: Float[Tensor, "b 1 i j k"]) -> Float[Tensor, "b 3 i j k"]:
+        """Logits of a patch, windowed to [0, 1]."""
+        logits: Tensor = self.network(image)
+        return logits
+
+    def segment(self, image: Float[Tensor, "1 1 i j k"]) -> Tensor:
+        """Class of each voxel of a whole scan, uint8, by Gaussian-weighted sliding windows; of the organ's pieces the largest is kept.
+
+        Source: Hu et al. 2022; facts on training: overlap 0.5 to 0.75, largest liver component kept, tumour kept with it.
+        """
+        logits = sliding_window_inference(image, self.patch_vox, 1, self.network, overlap=self.overlap, mode="gaussian")
+        classes = torch.as_tensor(logits).argmax(1).to(torch.uint8)
+        return torch.where(KeepLargestConnectedComponent(connectivity=3)(classes > 0).bool(), classes, 0)[None]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of a batch of patches."""
+        loss: Tensor = self.loss(self(batch["image"]), batch["label"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score a whole scan."""
+        self._score(batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score a whole scan."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over scans."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over scans."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:
+        """Segment a scan and write it as NIfTI on the grid of its file; return the path."""
+        source = Path(batch["path"][0])
+        label = self.segment(batch["image"])[0, 0].cpu().numpy()
+        native = to_native(label, batch["affine"][0].cpu().numpy(), source)
+        self.predict_dir.mkdir(parents=True, exist_ok=True)
+        target = self.predict_dir / f"{source.name.removesuffix('.gz').removesuffix('.nii')}_seg.nii.gz"
+        save_nifti(target, native.data, native.affine)
+        return str(target)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW; linear warm-up, then a cosine to zero, a step at a time."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        steps = max(2, int(self.trainer.estimated_stepping_batches))
+        warmup = min(max(1, round(self.warmup_share * steps)), steps - 1)
+        rise = LinearLR(optimizer, start_factor=1.0 / (warmup + 1), total_iters=warmup)
+        schedule = SequentialLR(optimizer, [rise, CosineAnnealingLR(optimizer, T_max=steps - warmup)], milestones=[warmup])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _score(self, batch: dict[str, Any]) -> None:
+        """Add a scan's DSC: the organ with its tumours; the tumours, apart where there are none (1 if none are predicted, else 0)."""
+        predicted, label = self.segment(batch["image"]), batch["label"]
+        for name, least in (("dsc_organ", 1), ("dsc_tumor", 2)):
+            present = bool((label >= least).any())
+            dsc = compute_dice((predicted >= least).float(), (label >= least).float(), ignore_empty=False)
+            if present or name == "dsc_tumor":
+                self._metric(name if present else "dsc_tumor_empty").update(dsc)
+
+    def _log_scores(self, stage: str) -> None:
+        for name in self.scores:
+            metric = self._metric(name)
+            metric.update(0.0, weight=0.0)  # so that every rank takes part, whatever its scans held
+            if (mean := metric.compute()).isfinite():
+                self.log(f"{stage}/{name}", mean, prog_bar=name != "dsc_tumor_empty")
+            metric.reset()
+
+    def _metric(self, name: str) -> MeanMetric:
+        metric = self.scores[name]
+        assert isinstance(metric, MeanMetric)
+        return metric

@@ -1,0 +1,62 @@
+"""The synthesis step of a training loop: a synthesizer, a clock that does not wait, and a sample to look at."""
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpu_synth import TumorSynthesizer
+
+
+class Example(NamedTuple):
+    """One sample before and after synthesis: HU and label `(i, j, k)`."""
+
+    healthy: Tensor
+    image: Tensor
+    label: Tensor
+    spacing_mm: tuple[float, float, float]
+    uid: int | None
+
+
+class SynthesisStep:
+    """Call a synthesizer on a batch, and keep what a monitor asks for.
+
+    Args:
+        synthesizer: In training mode.
+    """
+
+    def __init__(self, synthesizer: TumorSynthesizer) -> None:
+        self.synthesizer = synthesizer
+        self.example: Example | None = None
+        self.keep_example = False  # set by whoever wants to look at the next batch's first sample
+        self._seconds = 0.0
+        self._events: list[tuple[Any, Any]] = []
+
+    def __call__(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Synthesise; arguments and errors are those of `TumorSynthesizer.forward`."""
+        healthy = image[:1].clone() if self.keep_example else None
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if image.is_cuda else []  # type: ignore[no-untyped-call]
+        begin = time.perf_counter()
+        if events:
+            events[0].record()
+        image, label = self.synthesizer(image, label, spacing_mm, uid)
+        if events:
+            events[1].record()
+            self._events.append((events[0], events[1]))
+        else:
+            self._seconds += time.perf_counter() - begin
+        if healthy is not None:
+            self.keep_example = False
+            i, j, k = (float(x) for x in torch.as_tensor(spacing_mm).reshape(-1, 3)[0])
+            number = None if uid is None else int(uid[0])
+            self.example = Example(healthy[0, 0], image[0, 0].clone(), label[0, 0].clone(), (i, j, k), number)
+        return image, label
+
+    def seconds(self) -> float:
+        """Time spent in synthesis so far. Waits for the device."""
+        for begin, end in self._events:
+            end.synchronize()
+            self._seconds += begin.elapsed_time(end) / 1000
+        self._events.clear()
+        return self._seconds
