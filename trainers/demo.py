@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_synth.phantom import phantom
 from rich.console import Console
 from rich.table import Table
 
-from gpu_synth.phantom import phantom
 from gpu_synth.prepare import prepare
 from gpu_synth.preview import save_png, slices_figure
-from gpu_synth.trainers.data import HeldOutDataset, SynthesisDataModule
+from gpu_synth.trainers.augment import window
+from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.trainers.fit import train
 from gpu_synth.trainers.module import SegmentationModule
 from gpu_synth.trainers.monitor import SynthesisMonitor
@@ -73,7 +74,14 @@ def write_phantoms(folder: Path) -> None:
 def write_predictions(module: SegmentationModule, data: SynthesisDataModule, folder: Path) -> list[Path]:
     """Draw each held-out scan with its synthetic tumours, and with those that the network found."""
     module.eval()
-    out = []
-    for sample in HeldOutDataset(data.manifest, data.held_out, data.val_margin_mm):  # type: ignore[attr-defined]
-        raise NotImplementedError(sample)
-    return out
+    written = []
+    for case, batch in zip(data.held_out, data.val_dataloader(), strict=True):
+        healthy = window(batch["image"].to(torch.float32), data.window_hu)
+        batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
+        predicted = module.to(batch["image"].device).segment(batch["image"])
+        before, after, label, found = (x[0, 0].cpu() for x in (healthy, batch["image"], batch["label"], predicted))
+        title = f"held out: {case.name}"
+        figure = slices_figure(before, after, label, case.spacing_mm, predicted=found, window_hu=(0.0, 1.0), title=title)
+        written.append(folder / f"found-{case.name}.png")
+        save_png(figure, written[-1])
+    return written

@@ -83,7 +83,8 @@ class SynthesisMonitor(pl.Callback):
         assert self.step.example is not None
         example, self.step.example = self.step.example, None
         epoch = trainer.current_epoch
-        figure = slices_figure(*(x.cpu().float() for x in example[:2]), example.label.cpu(), example.spacing_mm, title=f"epoch {epoch}")
+        before, after, label = example.healthy.cpu().float(), example.image.cpu().float(), example.label.cpu()
+        figure = slices_figure(before, after, label, example.spacing_mm, title=f"epoch {epoch}")
         if trainer.log_dir is not None:
             folder = Path(trainer.log_dir) / "synthesised"
             folder.mkdir(parents=True, exist_ok=True)
