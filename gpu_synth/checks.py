@@ -1,10 +1,10 @@
 """What can be known of a batch without reading the device, refused at once where it is wrong."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +31,16 @@ def check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must be an integer of 64 bits, got {seed!r}")
     return seed
+
+
+def check_labels(organ_label: Any, tumor_label: Any) -> tuple[int, int]:
+    """Refuse numbers of organ and tumour that no label could hold apart."""
+    for name, value in (("organ_label", organ_label), ("tumor_label", tumor_label)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name} must be an integer, got {value!r}")
+    if organ_label == tumor_label:
+        raise ValueError(f"tumor_label must differ from organ_label, got {tumor_label} for both; 1 and 2 are usual")
+    return organ_label, tumor_label
 
 
 def check_images(image: Any, label: Any) -> None:
@@ -71,14 +81,20 @@ def check_spacing(spacing_mm: Any, batch: int) -> tuple[Spacing, ...]:
                 f"spacing_mm must be host numbers, got a tensor on {spacing_mm.device}; keep it on the CPU when the batch moves"
             )
         spacing_mm = spacing_mm.tolist()
-    rows = [list(row) if isinstance(row, Iterable) else row for row in spacing_mm] if isinstance(spacing_mm, Iterable) else []
-    triples: list[Any] = rows if rows and isinstance(rows[0], list) else [rows] * batch
-    if len(triples) != batch or not all(isinstance(triple, list) and len(triple) == 3 for triple in triples):
+    if isinstance(spacing_mm, (list, tuple)) and any(isinstance(row, Tensor) and row.ndim for row in spacing_mm):
+        raise ValueError(  # three tensors of three would be read the wrong way round without a word
+            f"spacing_mm must hold numbers, got a {type(spacing_mm).__name__} of tensors; where a DataLoader collated triples, one tensor "
+            "an axis, join them: torch.stack(spacing_mm, 1)"
+        )
+    try:
+        triples = np.asarray(spacing_mm, np.float64)
+    except (TypeError, ValueError):
+        triples = np.empty(0)
+    if triples.shape not in ((3,), (batch, 3)):
         raise ValueError(f"spacing_mm must be three numbers, or three for each of {batch} samples, got {spacing_mm}")
-    spacing = tuple((float(i), float(j), float(k)) for i, j, k in triples)
-    if not all(math.isfinite(value) and value > 0 for triple in spacing for value in triple):
-        raise ValueError(f"spacing_mm must be finite and above 0 mm, got {spacing_mm}")
-    return spacing
+    if not (np.isfinite(triples) & (triples > 0)).all():
+        raise ValueError(f"spacing_mm must be finite and above 0 mm, got {spacing_mm}; a NIfTI header has it: header.get_zooms()")
+    return tuple((i, j, k) for i, j, k in np.broadcast_to(triples, (batch, 3)).tolist())
 
 
 def check_uid(uid: Any, image: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gpu_synth.files import whole_file
+from gpu_synth.kernels import _host
 from gpu_synth.kernels.shape import AXIS_PAIRS, box_vox
 from gpu_synth.kernels.texture import Field, Normalised, cell_vox
 from gpu_synth.table import Bounds
@@ -189,16 +190,14 @@ class TumorPlan:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                host = json.loads((file.metadata() or {}).get("plan", "{}"))
+                host = json.loads((file.metadata() or {})["plan"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise ValueError(f"path must be a plan that TumorPlan.save wrote, got {path}: {error}") from error
-        if host.pop("format", None) != _FORMAT:
-            raise ValueError(f"path must be a plan of format {_FORMAT!r}, got {path}")
-        host = {name: _as_tuple(value) for name, value in host.items() if name != "bounds"} | {
-            "bounds": Bounds(**{name: _as_tuple(value) for name, value in host["bounds"].items()})
-        }
-        return cls(**host, **tensors)
+            if host.pop("format") != _FORMAT:
+                raise KeyError(f"its format is not {_FORMAT!r}")
+            bounds = Bounds(**{name: _as_tuple(value) for name, value in host.pop("bounds").items()})
+            return cls(bounds=bounds, **{name: _as_tuple(value) for name, value in host.items()}, **tensors)
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"path must be a plan that TumorPlan.save wrote, got {path}: {error!r}") from error
 
     def to_records(self) -> list[dict[str, Any]]:
         """List what was asked for: one plain dict a lesion. Reads the device.
@@ -244,7 +243,7 @@ def on_device(values: Sequence[Any], device: torch.device) -> Float[Tensor, "...
 
 def _widths_vox(sigma_mm: Tensor, bound_mm: float, spacing_mm: Spacing) -> tuple[Tensor, tuple[float, float, float]]:
     """Widths in voxels `(b, 3)`, and a bound along each axis: their own largest where the host may look, else the plan's."""
-    if sigma_mm.device.type == "cpu":
+    if _host.on_host(sigma_mm.device):
         bound_mm = float(sigma_mm.max())
     i, j, k = (bound_mm / spacing for spacing in spacing_mm)
     return sigma_mm[:, None] / on_device(spacing_mm, sigma_mm.device), (i, j, k)

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gpu_synth.kernels import _host
 from gpu_synth.kernels.blend import blend, relabel
 from gpu_synth.kernels.gaussian import TRUNCATE, gaussian
 from gpu_synth.kernels.shape import instance_map
 from gpu_synth.kernels.texture import Box, texture
 from gpu_synth.plan import Spacing, TumorPlan
+from gpu_synth.precision import full_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +62,11 @@ def render(image: Tensor, label: Tensor, plan: TumorPlan, origin_vox: Sequence[i
     alone, and only where its lesions are: the same bits in any batch, for less work.
     """
     out = Render(image.clone(), label.clone(), torch.zeros_like(label, dtype=torch.int16), plan, image)
-    for rows in together(plan.spacing_mm, image.device):
-        part = plan[rows]
-        if image.device.type != "cpu" or part.active.any():
-            _render_part(out.image[rows, 0], out.label[rows, 0], out.instances[rows, 0], part, origin_vox, organ_label, tumor_label)
+    with full_precision(image.device):
+        for rows in together(plan.spacing_mm, image.device):
+            part = plan[rows]
+            if not _host.on_host(image.device) or part.active.any():
+                _render_part(out.image[rows, 0], out.label[rows, 0], out.instances[rows, 0], part, origin_vox, organ_label, tumor_label)
     return out
 
 
@@ -88,7 +91,7 @@ def _changing(instances: Tensor, edge_bound_vox: Sequence[float]) -> Box:
     ends = []
     for axis, (n, edge) in enumerate(zip(instances.shape[1:], edge_bound_vox, strict=True), start=1):
         start, end = 0, n
-        if instances.device.type == "cpu":
+        if _host.on_host(instances.device):
             used = instances.amax([other for other in range(4) if other != axis]).nonzero()[:, 0].tolist() or [0]
             reach = int(TRUNCATE * edge + 0.5)
             start, end = max(0, used[0] - reach), min(n, used[-1] + 1 + reach)
@@ -104,7 +107,7 @@ def shifted(box: Box, by_vox: Sequence[int]) -> Box:
 
 def together(spacing_mm: Sequence[Spacing], device: torch.device) -> list[slice]:
     """Which samples are worked on at once: one by one on the host, runs of one spacing elsewhere."""
-    if device.type == "cpu":
+    if _host.on_host(device):
         return [slice(n, n + 1) for n in range(len(spacing_mm))]
     starts = [n for n in range(len(spacing_mm)) if n == 0 or spacing_mm[n] != spacing_mm[n - 1]]
     return [slice(*ends) for ends in zip(starts, [*starts[1:], len(spacing_mm)], strict=True)]

@@ -8,12 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth import presets
-from gpu_synth.checks import check_choice, check_images, check_plan, check_prob, check_seed, check_spacing, check_uid
+from gpu_synth.checks import check_choice, check_images, check_labels, check_plan, check_prob, check_seed, check_spacing, check_uid
 from gpu_synth.counting import CountingModule
 from gpu_synth.kernels import texture
 from gpu_synth.kernels.placement import place
 from gpu_synth.kernels.plan import draw
 from gpu_synth.plan import SCOPES, Scope, Spacing, TumorPlan, on_device, texture_field
+from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, render, together
 from gpu_synth.table import Bounds, parameter_table, slots_of
 
@@ -52,7 +53,7 @@ class TumorSynthesizer(CountingModule):
         check_choice("backend", backend, ("auto", "torch"))
         check_choice("scope", scope, SCOPES)
         self.prob, self.scope = check_prob("prob", prob), scope
-        self.organ_label, self.tumor_label = organ_label, tumor_label
+        self.organ_label, self.tumor_label = check_labels(organ_label, tumor_label)
 
     def forward(
         self, image: Float[Tensor, "b 1 i j k"], label: Int[Tensor, "b 1 i j k"], spacing_mm: Any = None, uid: Tensor | None = None
@@ -88,7 +89,8 @@ class TumorSynthesizer(CountingModule):
         spacing = check_spacing(spacing_mm, len(image))
         uid = self.next_uids(image) if uid is None else check_uid(uid, image)
         label = label.as_subclass(Tensor)
-        return TumorPlan.cat([self._plan(label[rows, 0], spacing[rows], uid[rows]) for rows in together(spacing, label.device)])
+        with full_precision(image.device):
+            return TumorPlan.cat([self._plan(label[rows, 0], spacing[rows], uid[rows]) for rows in together(spacing, label.device)])
 
     def _plan(self, label: Tensor, spacing_mm: Sequence[Spacing], uid: Tensor) -> TumorPlan:
         """Plan samples of one spacing."""

@@ -50,7 +50,7 @@ def smoothing_matrix(
     x = (2 * rows * row_cell + row_cell - 1)[:, :, None]
     c = (2 * columns * column_cell + column_cell - 1)[:, None, :]
     inside = (columns >= 0) & (columns * column_cell < whole_vox)
-    weights = torch.zeros(x.shape[0], x.shape[1], c.shape[2], device=rows.device)
+    weights = torch.zeros(x.shape[0], x.shape[1], c.shape[2], dtype=torch.float32, device=rows.device)
     batch = torch.arange(len(table), device=rows.device)[:, None, None]
     period = 4 * whole_vox  # two lengths, in half voxels
     images = (reach + period - 1) // period

@@ -51,7 +51,8 @@ def place(
     per_row = eroded.sum(2, dtype=torch.int32)  # (b, i, k)
     per_slice = per_row.sum(1, dtype=torch.int32)  # (b, k)
     weight = _slice_weights(organ.any(2).any(1), extent) * (per_slice > 0)
-    axial = _pick(weight.cumsum(-1)[:, None], to_uniform(word[..., 0])[..., None] * weight.sum(-1)[:, None, None])
+    ends = weight.cumsum(-1)[:, None]
+    axial = _pick(ends, to_uniform(word[..., 0])[..., None] * ends[..., -1:])  # below the last end, however it was rounded
     sample = torch.arange(len(organ), device=organ.device)[:, None]
     rank = to_integer(word[..., 1], 0, per_slice[sample, axial].to(torch.int64) - 1)[..., None]
     row_end = per_row.transpose(1, 2)[sample, axial].cumsum(-1)  # (b, slots, i)
@@ -61,7 +62,7 @@ def place(
     centre = torch.empty(*row.shape, 3, dtype=torch.int64, device=organ.device)
     for axis, chosen in zip((*in_plane, axial_axis), (row, _pick(line, rank - before[..., None]), axial), strict=True):
         centre[..., axis] = chosen
-    return Placement(centre, weight.sum(-1) > 0)
+    return Placement(centre, (weight > 0).any(-1))
 
 
 def erode(mask: Bool[Tensor, "b i j k"], radius_vox: Sequence[int]) -> Bool[Tensor, "b i j k"]:
@@ -78,12 +79,12 @@ def erode(mask: Bool[Tensor, "b i j k"], radius_vox: Sequence[int]) -> Bool[Tens
 
 def _slice_weights(occupied: Bool[Tensor, "b k"], extent: Float[Tensor, "2"]) -> Float[Tensor, "b k"]:
     """Share of z0 + U(extent)·(z1 − z0) that rounds to each slice, up to a factor."""
-    k = torch.arange(occupied.shape[1], device=occupied.device)
+    k = torch.arange(occupied.shape[1], dtype=torch.float32, device=occupied.device)
     first = torch.where(occupied, k, occupied.shape[1]).amin(-1, keepdim=True)
     height = torch.where(occupied, k, -1).amax(-1, keepdim=True) - first
     low, high = first + extent[0] * height, first + extent[1] * height
     overlap = (torch.minimum(k + 0.5, high) - torch.maximum(k - 0.5, low)).clamp_min(0.0)
-    return torch.where(height > 0, overlap, (k == first).to(overlap.dtype))
+    return torch.where(height > 0, overlap, (k == first).to(torch.float32))
 
 
 def _pick(ends: Tensor, value: Tensor) -> Int[Tensor, "b slots"]:

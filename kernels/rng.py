@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gpu_synth.kernels import _host
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -36,7 +38,7 @@ def philox(counter: Sequence[Tensor], key: Sequence[int]) -> Tensor:
     """
     out = torch.stack(torch.broadcast_tensors(*counter))  # type: ignore[no-untyped-call]
     flat = out.view(4, -1)
-    step = _CHUNK if flat.device.type == "cpu" else max(flat.shape[1], 1)
+    step = _CHUNK if _host.on_host(flat.device) else max(flat.shape[1], 1)
     for start in range(0, flat.shape[1], step):
         _encrypt(flat[:, start : start + step], key)
     return out
@@ -116,7 +118,7 @@ def halfwords(seed: int, uid: Int[Tensor, " b"], purpose: Purpose, index: Int[Te
 
 
 def to_uniform(word: Int[Tensor, "..."], low: Tensor | float = 0.0, high: Tensor | float = 1.0) -> Float[Tensor, "..."]:
-    """Turn words into uniform numbers in [low, high), of 24 random bits (exact in float32)."""
+    """Turn words into uniform numbers of 24 random bits: in [0, 1) exact in float32, in [low, high) rounded to it."""
     return (word >> 8).to(torch.float32) * 2.0**-24 * (high - low) + low
 
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpu_synth.kernels import _host
+
 AXIS_PAIRS = ((0, 1), (1, 2), (0, 2))
 INSIDE = 1.0 - 1e-5  # integer radii tie often: (6/10)² + (8/10)² = 1 is outside
 
@@ -99,10 +101,9 @@ def instance_map(
     """
     shape = organ.shape[1:]
     canvas = torch.zeros(len(organ), shape[0], shape[2], shape[1], dtype=torch.int16, device=organ.device).transpose(2, 3)
-    on_host = organ.device.type == "cpu"
     for box, slots in reversed([(box, list(slots)) for box, slots in groupby(range(len(boxes)), key=boxes.__getitem__)]):
         corner = centre_vox - torch.tensor([n // 2 for n in box]).to(organ.device, non_blocking=True)
-        if on_host:  # here one may look which slots are in use, and where
+        if _host.on_host(organ.device):  # here one may look which slots are in use, and where
             for sample, slot in reversed([(n, slots[0] + m) for n, m in active[:, slots].nonzero().tolist()]):
                 mask = lesion_masks(radii_vox[sample, slot, None], elastic_vox[sample, slot, None], box)[0]
                 _paste_at(canvas[sample], mask, corner[sample, slot].tolist(), slot + 1)

@@ -85,7 +85,7 @@ def statistics(
     share = [(row**2).sum(-1) / h for row, h in zip(rows, field.cell_vox, strict=True)]
     spread = share[0][:, :, None, None] * share[1][:, None, :, None] * share[2][:, None, None, :]
     deviation = (mean * (1.0 - mean)).mul_(spread).clamp_min_(0.0).sqrt_()
-    total, count = torch.zeros(len(mean), device=mean.device), torch.zeros(len(mean), device=mean.device)
+    total, count = torch.zeros_like(norm.low), torch.zeros_like(norm.low)
     for node, weight in ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6)):
         grain = torch.add(mean, deviation, alpha=node)
         above = (grain > threshold).to(torch.float32)
