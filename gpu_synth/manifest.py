@@ -123,10 +123,10 @@ def load_manifest(path: str | Path) -> Manifest:
         ValueError: there is no manifest (none was written, or the preparation was interrupted), or one of another format.
     """
     path = Path(path)
-    path = path / "manifest.json" if path.is_dir() else path
+    path = path if path.name == "manifest.json" else path / "manifest.json"
     if not path.is_file():
         raise ValueError(
-            f"prepared data must hold manifest.json, got {path.parent}; run gpu-synth prepare --out {path.parent} (again, to its end)"
+            f"prepared data must be a folder with manifest.json, got {path.parent}; run gpu-synth prepare --out {path.parent} to its end"
         )
     try:
         record = json.loads(path.read_text())

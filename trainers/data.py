@@ -114,6 +114,17 @@ class OrdinalSampler(Sampler[int]):
         return iter(range(seen + self.rank, seen - seen % whole + whole, self.world))
 
 
+class ResumableLoader(DataLoader[Sample]):
+    """A loader that Lightning knows to be resumable: its sampler goes on where the data module's own state says."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `SynthesisDataModule.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 class SynthesisDataModule(pl.LightningDataModule):
     """Feed a trainer with synthetic tumours in healthy scans, made on its device.
 
@@ -186,7 +197,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         rank = self.trainer.global_rank if self.trainer else 0
         self.samples_per_epoch -= self.samples_per_epoch % (world * self.batch_size)
         dataset = PatchDataset(self.manifest, self.training, self.patch_vox, self.seed)
-        return DataLoader(
+        return ResumableLoader(
             dataset,
             self.batch_size,
             sampler=OrdinalSampler(self, rank, world),

@@ -1,5 +1,6 @@
 """`gpu-synth fit`, `validate`, `test` and `predict`: Lightning's command line with this project's model, data and monitor."""
 
+import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,16 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.trainers.module import SegmentationModule
 from gpu_synth.trainers.monitor import SynthesisMonitor
+
+
+# What the libraries say of how this file calls them, or of each other.
+_NOT_FOR_USERS = (
+    "LightningCLI's args parameter is intended",
+    ".*was deprecated in v4",  # jsonargparse, of Lightning's calls
+    ".*skip_none parameter was deprecated",
+    "Experiment logs directory .* exists and is not empty",  # TensorBoard's, which CSV shares
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
 
 
 class GpuSynthCLI(LightningCLI):
@@ -39,6 +50,8 @@ def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
         arguments: Subcommand and options; without the subcommand where nothing is run.
         run: False: only build trainer, model and data.
     """
+    for message in _NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message)
     return GpuSynthCLI(
         SegmentationModule,
         SynthesisDataModule,

@@ -1,0 +1,5 @@
+"""What every test of training uses."""
+
+from tiny_training import cache
+
+__all__ = ["cache"]

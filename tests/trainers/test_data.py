@@ -1,0 +1,161 @@
+"""The feed: which patch a uid is, where a run goes on, what is held out."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from tiny_training import PATCH_VOX, Recorder, data_of, trainer_of
+
+from gpu_synth.trainers.data import HELD_OUT_UID, OrdinalSampler, PatchDataset
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in ("image", "label", "uid"))
+
+
+def test_patch_is_a_function_of_seed_and_uid(cache):
+    data = data_of(cache)
+    data.setup("fit")
+    first, again = (PatchDataset(data.manifest, data.training, PATCH_VOX, seed=3) for _ in range(2))
+    for uid in (0, 5, 2**40):
+        assert same(first[uid], again[uid])
+        assert first[uid]["image"].shape == (1, *PATCH_VOX)
+        assert first[uid]["image"].dtype == torch.int16
+    assert not torch.equal(first[0]["image"], first[1]["image"])
+    assert not torch.equal(first[0]["image"], PatchDataset(data.manifest, data.training, PATCH_VOX, seed=4)[0]["image"])
+
+
+def test_patches_cover_every_training_case_and_hold_organ(cache):
+    data = data_of(cache)
+    data.setup("fit")
+    assert [case.name for case in data.held_out] == ["case3"]
+    patches = [PatchDataset(data.manifest, data.training, PATCH_VOX, seed=0)[uid] for uid in range(200)]
+    with_organ = sum(bool(patch["label"].any()) for patch in patches)
+    assert with_organ >= 180  # the organ's box has corners without organ
+    larger = PatchDataset(data.manifest, data.training, (96, 64, 64), seed=0)[7]
+    assert (larger["image"] == -1024).any(), "beyond the scan there is air"
+    assert larger["label"].sum() == max(larger["label"].sum(), 1), "a patch larger than the organ's box holds all of it"
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_the_ordinals_of_an_epoch(cache, world):
+    data = data_of(cache, samples_per_epoch=16)
+    epochs = []
+    for epoch in range(2):
+        data.samples_seen = 16 * epoch
+        ranks = [list(OrdinalSampler(data, rank, world)) for rank in range(world)]
+        assert all(len(rank) == len(OrdinalSampler(data, 0, world)) for rank in ranks)
+        epochs += sorted(uid for rank in ranks for uid in rank)
+    assert epochs == list(range(32))
+
+
+def test_sampler_goes_on_in_the_middle_of_an_epoch(cache):
+    data = data_of(cache, samples_per_epoch=8)
+    data.samples_seen = 8 + 4
+    assert list(OrdinalSampler(data, 0, 1)) == [12, 13, 14, 15]
+
+
+def test_training_sees_tumours_and_uids_in_order(cache, tmp_path):
+    module = Recorder()
+    trainer_of(tmp_path, max_epochs=2, limit_val_batches=0).fit(module, data_of(cache, batch_size=2))
+    assert torch.cat([batch["uid"] for batch in module.seen]).tolist() == list(range(16))
+    images = torch.cat([batch["image"] for batch in module.seen])
+    assert images.min() >= -0.1, "windowed, then shifted by a tenth at most"
+    assert images.max() <= 1.2
+    assert sum(bool((batch["label"] == 2).any()) for batch in module.seen) >= 6
+
+
+def test_worker_processes_change_nothing(cache, tmp_path):
+    runs = []
+    for workers in (0, 2):
+        module = Recorder()
+        trainer_of(tmp_path, limit_val_batches=0).fit(module, data_of(cache, num_workers=workers))
+        runs.append(module.seen)
+    assert len(runs[0]) == len(runs[1]) == 4
+    assert all(same(a, b) for a, b in zip(*runs, strict=True))
+
+
+class Crash(pl.Callback):
+    """Save after a step, then die."""
+
+    def __init__(self, at: int, path) -> None:
+        self.at, self.path = at, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.at:
+            trainer.save_checkpoint(self.path)
+            raise RuntimeError("killed")
+
+
+@pytest.mark.filterwarnings("error:.*not resumable")
+@pytest.mark.parametrize("at", [2, 4, 6], ids=["middle-of-first-epoch", "end-of-first-epoch", "middle-of-second-epoch"])
+def test_a_killed_run_goes_on_with_the_same_samples_and_ends_with_the_same_weights(cache, tmp_path, at):
+    whole = Recorder()
+    trainer_of(tmp_path, max_epochs=3, limit_val_batches=0).fit(whole, data_of(cache, seed=5))
+
+    killed = Recorder()
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer_of(tmp_path, max_epochs=3, limit_val_batches=0, callbacks=[Crash(at, tmp_path / "a.ckpt")]).fit(
+            killed, data_of(cache, seed=5)
+        )
+    resumed = Recorder()
+    trainer_of(tmp_path, max_epochs=3, limit_val_batches=0).fit(resumed, data_of(cache, seed=99), ckpt_path=tmp_path / "a.ckpt")
+
+    both = killed.seen + resumed.seen
+    assert [batch["uid"].tolist() for batch in both] == [batch["uid"].tolist() for batch in whole.seen]
+    assert all(same(a, b) for a, b in zip(both, whole.seen, strict=True))
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+
+
+def test_checkpoint_holds_the_synthesizers_state(cache, tmp_path):
+    data, trainer = data_of(cache, seed=7), trainer_of(tmp_path, limit_val_batches=0)
+    trainer.fit(Recorder(), data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["SynthesisDataModule"]
+    assert state["samples_seen"] == 8
+    assert state["synthesizer"] == data.synthesis.synthesizer.get_extra_state()
+    with pytest.warns(UserWarning, match="contrast_hu|preset"):
+        data_of(cache, overrides={"contrast_hu": (-60.0, -50.0)}).load_state_dict(state)
+
+
+def test_validation_is_held_out_has_tumours_and_never_changes(cache, tmp_path):
+    runs = []
+    for seed in (0, 1):
+        module = Recorder()
+        trainer_of(tmp_path, max_epochs=2).fit(module, data_of(cache, seed=seed, val_cases=("case1", "case2")))
+        runs += [module.held_out[:2], module.held_out[2:]]
+    for run in runs:
+        assert [batch["uid"].item() for batch in run] == [HELD_OUT_UID, HELD_OUT_UID + 1]
+        assert all((batch["label"] == 2).any() for batch in run)
+        assert all(same(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+def test_whole_scans_are_validated_on_request(cache):
+    data = data_of(cache, val_margin_mm=None)
+    data.setup("fit")
+    assert next(iter(data.val_dataloader()))["image"].shape[2:] == data.held_out[0].shape
+
+
+def test_overrides_reach_both_synthesizers(cache):
+    data = data_of(cache, overrides={"contrast_hu": [-60, -50]})
+    assert data.synthesis.synthesizer.preset.contrast_hu == data.held_out_synthesizer.preset.contrast_hu == (-60, -50)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"val_cases": ("case0", "case1", "case2", "case3")}, "must hold a case that is not held out"),
+        ({"val_cases": ("case9",)}, "case must be one of"),
+        ({"samples_per_epoch": 1}, "samples_per_epoch must be at least batch_size 2, got 1"),
+    ],
+    ids=["all-held-out", "unknown-case", "too-few-samples"],
+)
+def test_options_that_do_not_fit_the_data_are_refused(cache, options, says):
+    with pytest.raises(ValueError, match=says):
+        data_of(cache, **options).setup("fit")
+
+
+def test_predict_refuses_what_is_no_file(cache):
+    data = data_of(cache, predict_images="/nowhere/*.nii.gz")
+    data.setup("predict")
+    with pytest.raises(ValueError, match="predict_images must name CT files"):
+        data.predict_dataloader()
