@@ -1,7 +1,7 @@
 """Full precision, whatever the training loop around computes in: a sample is the same under autocast, TF32 or neither."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     try:
         for product in products:
             product.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext():
             yield
     finally:
         for product, precision in zip(products, before, strict=True):

@@ -82,7 +82,8 @@ def _slice_weights(occupied: Bool[Tensor, "b k"], extent: Float[Tensor, "2"]) ->
     k = torch.arange(occupied.shape[1], dtype=torch.float32, device=occupied.device)
     first = torch.where(occupied, k, occupied.shape[1]).amin(-1, keepdim=True)
     height = torch.where(occupied, k, -1).amax(-1, keepdim=True) - first
-    low, high = first + extent[0] * height, first + extent[1] * height
+    low = first + extent[0] * height
+    high = torch.maximum(first + extent[1] * height, low + 1e-3)  # an extent of one point still has a slice
     overlap = (torch.minimum(k + 0.5, high) - torch.maximum(k - 0.5, low)).clamp_min(0.0)
     return torch.where(height > 0, overlap, (k == first).to(torch.float32))
 
