@@ -49,7 +49,7 @@ def smoothing_matrix(
     table[:, -1] = 0.0
     x = (2 * rows * row_cell + row_cell - 1)[:, :, None]
     c = (2 * columns * column_cell + column_cell - 1)[:, None, :]
-    inside = (columns >= 0) & (columns * column_cell < whole_vox)
+    inside = ((whole_vox - columns * column_cell).to(torch.float32) / column_cell).clamp(0.0, 1.0) * (columns >= 0)  # a cell may stick out
     weights = torch.zeros(x.shape[0], x.shape[1], c.shape[2], dtype=torch.float32, device=rows.device)
     batch = torch.arange(len(table), device=rows.device)[:, None, None]
     period = 4 * whole_vox  # two lengths, in half voxels

@@ -72,6 +72,7 @@ class Purpose(IntEnum):
     SALT = 5
     PATCH = 6
     AUGMENT = 7
+    PHANTOM = 8
 
 
 def split64(value: int) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def test_words_follow_the_counter_layout(seed):
     slots, n = 3, 10
     for purpose in Purpose:
         drawn = rng.words(seed, torch.tensor(UIDS), purpose, slots, n)
-        expected = [[sum((block(seed, uid, purpose, s, i) for i in range(3)), [])[:n] for s in range(slots)] for uid in UIDS]
+        expected = [[[word for i in range(3) for word in block(seed, uid, purpose, s, i)][:n] for s in range(slots)] for uid in UIDS]
         assert drawn.tolist() == expected
 
 
