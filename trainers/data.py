@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.conform import prepare_ct
@@ -92,8 +92,10 @@ class ScanDataset(Dataset[Sample]):
         return {"image": image, "affine": torch.from_numpy(volume.affine), "path": self.paths[number]}
 
 
-class OrdinalSampler(Sampler[int]):
+class OrdinalSampler(DistributedSampler[Any]):
     """Uids in the order of the run: those of this epoch that are still to come, each rank its own.
+
+    It is a `DistributedSampler` because Lightning would share out any other among the ranks a second time.
 
     Args:
         data: Whose `samples_seen` tells how far the run is.
@@ -102,7 +104,7 @@ class OrdinalSampler(Sampler[int]):
     """
 
     def __init__(self, data: "SynthesisDataModule", rank: int, world: int) -> None:
-        self.data, self.rank, self.world = data, rank, world
+        self.data, self.rank, self.world = data, rank, world  # without super(): it would ask for the length of a data set
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch."""
