@@ -63,7 +63,7 @@ def check_images(image: Any, label: Any) -> None:
     if image.shape != label.shape:
         raise ValueError(f"label must have the image's shape {tuple(image.shape)}, got {tuple(label.shape)}")
     if image.device != label.device:
-        raise ValueError(f"label must be on the image's device {image.device}, got {label.device}")
+        raise ValueError(f"label must be on the image's device {image.device}, got {label.device}; move it: label.to(image.device)")
 
 
 def check_spacing(spacing_mm: Any, batch: int) -> tuple[Spacing, ...]:

@@ -167,7 +167,7 @@ def names() -> tuple[str, ...]:
     return tuple(_PRESETS)
 
 
-def get(name: str, **overrides: Any) -> Preset:
+def get(name: str, /, **overrides: Any) -> Preset:
     """Look a preset up, with some of its figures changed.
 
     Args:
