@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpu_synth.implicit import CELL_MM, FAR_MM, Lattice, Point, Random, capsules, common, ramp, union, without
+from gpu_synth.implicit import FAR_MM, Lattice, Point, Random, capsules, common, ramp, union, without
 
-SKIN_MM = 2.0
+SKIN_MM = 2.3
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Person:
         def between(low: float, high: float) -> float:
             return low + (high - low) * next(numbers)
 
-        width, fat = between(148.0, 172.0), between(7.0, 24.0)
+        width, fat = between(152.0, 170.0), between(7.0, 24.0)
         depth = width * between(0.64, 0.71)
         return cls(
             half_width=width + 0.5 * fat,
             half_depth=depth + 0.4 * fat,
             fat=fat,
             spine_y=-depth - 0.2 * fat + 90.0 + between(-3.0, 3.0),
-            dome_z=between(72.0, 84.0),
-            liver_low=between(82.0, 100.0),
-            left_lobe=between(48.0, 92.0),
-            stomach=between(0.75, 1.1),
+            dome_z=between(74.0, 86.0),
+            liver_low=between(92.0, 108.0) + 0.5 * (161.0 - width),
+            left_lobe=between(56.0, 98.0),
+            stomach=between(0.66, 1.0),
             stomach_level=between(0.3, 0.75),
             kidney=between(0.9, 1.08),
-            spleen=between(0.8, 1.08),
+            spleen=between(0.88, 1.1),
             pitch=between(31.0, 36.0),
             disc_z=between(-17.0, 17.0),
             rib_z=between(-10.0, 15.0),
@@ -103,28 +103,20 @@ def trunk(person: Person, lattice: Lattice) -> Bodies:
 
 
 def vessels(person: Person, lattice: Lattice) -> Bodies:
-    """Aorta and inferior vena cava."""
+    """Aorta, inferior vena cava and gullet."""
     top = person.dome_z
-    aorta = [
-        (-22.0, 16.0, 190.0),
-        (-20.0, 20.0, 100.0),
-        (-9.0, 33.0, 30.0),
-        (-6.0, 34.0, -40.0),
-        (-4.0, 33.0, -110.0),
-        (-4.0, 32.0, -200.0),
-    ]
-    cava = [
-        (22.0, 30.0, -200.0),
-        (23.0, 30.0, -90.0),
-        (25.0, 33.0, -30.0),
-        (24.0, 40.0, 20.0),
-        (20.0, 50.0, top - 25),
-        (8.0, 60.0, top + 8),
-    ]
-    return {
-        "aorta": lattice.tube([person.at(0, *p) for p in aorta], [12.0, 12.0, 11.0, 10.0, 9.0, 9.0]),
-        "cava": lattice.tube([person.at(0, *p) for p in cava], [11.0, 11.0, 12.0, 13.0, 14.0, 14.0]),
-    }
+
+    def tube(radii: list[float], *points: Point) -> Tensor:
+        return lattice.tube([person.at(0, *p) for p in points], radii)
+
+    above, below = (-22.0, 16.0, 190.0), (-4.0, 32.0, -200.0)
+    aorta = tube(
+        [12.0, 11.5, 10.5, 9.5, 8.5, 8.0], above, (-20.0, 20.0, 100.0), (-9.0, 33.0, 30.0), (-6.0, 34.0, -40.0), (-4.0, 33.0, -110.0), below
+    )
+    lower = ((22.0, 30.0, -200.0), (23.0, 30.0, -90.0), (25.0, 33.0, -30.0))
+    cava = tube([10.0, 10.0, 11.0, 12.0, 13.0, 13.0], *lower, (24.0, 40.0, 20.0), (20.0, 50.0, top - 25.0), (8.0, 60.0, top + 8.0))
+    gullet = tube([8.0, 8.0, 8.0, 9.0], (-6.0, 36.0, 190.0), (-6.0, 42.0, 100.0), (-14.0, 50.0, top - 28.0), (-34.0, 40.0, top - 42.0))
+    return {"aorta": aorta, "cava": cava + 1.4 * lattice.noise(27, 18.0), "gullet": gullet + 1.0 * lattice.noise(28, 18.0)}
 
 
 def chest(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
@@ -155,12 +147,12 @@ def retroperitoneum(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     out["kidney_left"], out["kidney_right"], out["sinus"] = kidneys[1], kidneys[0], sinus
     growth = (20.0 * torch.sigmoid(-(lattice.z + 45.0) / 28.0)).clamp_min(0.01)
     side_x = lattice.x.abs()
-    psoas = ((side_x - 27.0 - 0.55 * growth) ** 2 + (lattice.y - person.spine_y - 2.0) ** 2).sqrt() - growth
+    psoas = ((side_x - 27.0 - 0.5 * growth) ** 2 + (0.75 * (lattice.y - person.spine_y - 1.0)) ** 2).sqrt() - 0.88 * growth
     quadratus = (((side_x - 66.0) / 2.2) ** 2 + (lattice.y - person.spine_y + 32.0 + 0.2 * (side_x - 66.0)) ** 2).sqrt() - 8.5
     quadratus = common(quadratus.expand(lattice.shape), (lattice.z + 5.0).expand(lattice.shape), 12.0)
     crus = common(bodies["aorta"] - 6.5, 0.8 * (lattice.y - person.spine_y - 42.0), 6.0)
     crus = common(crus, (-lattice.z - 60.0).expand(lattice.shape), 10.0)
-    muscles = union(union(psoas, quadratus, 5.0), crus, 4.0) + 0.8 * lattice.noise(10, 20.0)
+    muscles = union(union(psoas, quadratus, 5.0), crus, 4.0) + 1.5 * lattice.noise(10, 20.0)
     out["posterior"] = common(muscles, bodies["below"] + 1.0, 4.0)
     return out
 
@@ -168,9 +160,9 @@ def retroperitoneum(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
 def foregut(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     """Stomach, spleen, pancreas, duodenum and gallbladder."""
     top, inside = person.dome_z, bodies["cavity"]
-    j_shape = [(-58.0, 14.0, top - 36.0), (-72.0, 42.0, 12.0), (-52.0, 70.0, -20.0), (-14.0, 78.0, -34.0), (18.0, 68.0, -26.0)]
-    stomach = lattice.tube([person.at(4, *p) for p in j_shape], [r * person.stomach for r in (36.0, 33.0, 25.0, 18.0, 12.0)], 14.0)
-    stomach = stomach + 1.8 * lattice.noise(11, 26.0)
+    j_shape = [(-56.0, 16.0, top - 38.0), (-66.0, 42.0, 14.0), (-52.0, 68.0, -18.0), (-14.0, 78.0, -34.0), (18.0, 68.0, -26.0)]
+    stomach = lattice.tube([person.at(4, *p) for p in j_shape], [r * person.stomach for r in (34.0, 32.0, 25.0, 19.0, 12.0)], 14.0)
+    stomach = stomach + 3.5 * lattice.noise(11, 30.0)
     stomach = common(common(stomach, inside + 5.0, 12.0), bodies["below"] + 6.0, 12.0)
     size = person.spleen
     spleen = lattice.ellipsoid(person.at(5, -112.0, -14.0, 20.0), (34.0 * size, 52.0 * size, 54.0 * size), (0.0, 0.0, 20.0))
@@ -192,9 +184,9 @@ def liver(person: Person, lattice: Lattice, bodies: Bodies) -> Tensor:
     """A right and a left lobe under the diaphragm, moulded by their neighbours, with the fissure between them."""
     x, y, z = lattice.x, lattice.y - person.spine_y, lattice.z
     under = common(bodies["cavity"] + 2.5, bodies["below"] + 3.0, 10.0)
-    medial = 34.0 - 0.42 * ramp(y, 12.0) + 0.95 * ramp(-26.0 - z, 10.0) - 0.25 * ramp(z - 20.0, 15.0)
+    medial = 28.0 - 0.42 * ramp(y, 12.0) + 0.95 * ramp(-26.0 - z, 10.0) - 0.25 * ramp(z - 20.0, 15.0)
     right = lattice.normalised((medial - x).expand(lattice.shape) + 3.0 * lattice.noise(16, 40.0))
-    behind = 36.0 - 0.42 * x + 5.0 * lattice.noise(17, 45.0)
+    behind = 30.0 - 0.4 * x + 5.0 * lattice.noise(17, 45.0)
     left = common(behind - y, -person.left_lobe - 0.25 * (z - 20.0) - x.expand(lattice.shape), 22.0)
     edge = -person.liver_low + 0.52 * ramp(115.0 - x, 12.0) - 0.34 * (y - 15.0)
     floor = lattice.normalised((edge - z).expand(lattice.shape) + 3.0 * lattice.noise(18, 45.0))
@@ -208,6 +200,7 @@ def liver(person: Person, lattice: Lattice, bodies: Bodies) -> Tensor:
         (0.5, 5.0, fissure),
         (-1.0, 6.0, hilum),
         (0.4, 3.0, bodies["cava"]),
+        (1.5, 6.0, bodies["gullet"]),
         (7.0, 12.0, bodies["aorta"]),
         (4.5, 14.0, bodies["kidney_right"]),
         (2.5, 12.0, bodies["stomach"]),
@@ -253,7 +246,7 @@ def _loops(lattice: Lattice) -> tuple[Tensor, Tensor, Tensor]:
         if min(part.stop - part.start for part in box) < 2:
             continue
         x, y, z = (axis[part] for axis, part in zip(lattice.axes_mm, box, strict=True))
-        ends, radius = [[m + s * a for m, a in zip(middle, along, strict=True)] for s in (-1, 1)], 9.0 + 6.0 * u[5]
+        ends, radius = [[m + s * a for m, a in zip(middle, along, strict=True)] for s in (-1, 1)], 11.0 + 6.0 * u[5]
         path, radii = (torch.tensor(part, dtype=torch.float64).numpy() for part in (ends, [radius, radius]))
         distance = capsules(x[:, None, None], y[None, :, None], z[None, None, :], path, radii, 1.0)
         closer = distance < nearest[box]

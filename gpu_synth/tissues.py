@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth.anatomy import SKIN_MM, Bodies, Person
-from gpu_synth.implicit import Box, Grid, capsules, curve, union
+from gpu_synth.implicit import Box, Grid, capsules, curve
 from gpu_synth.skeleton import SHELL_MM, ribs, spine
 from gpu_synth.vasculature import Vessel, liver_trees, trunks
 
@@ -12,7 +12,7 @@ from gpu_synth.vasculature import Vessel, liver_trees, trunks
 TISSUE_HU = {
     "air": (-1000.0, -1000.0, 0.0),
     "lung": (-850.0, -850.0, 25.0),
-    "skin": (30.0, 20.0, 10.0),
+    "skin": (55.0, 45.0, 10.0),
     "fat": (-105.0, -107.0, 4.0),
     "muscle": (62.0, 54.0, 4.0),
     "liver": (106.0, 58.0, 6.0),
@@ -30,7 +30,7 @@ TISSUE_HU = {
     "adrenal": (72.0, 20.0, 6.0),
     "disc": (84.0, 80.0, 8.0),
     "cord": (36.0, 32.0, 4.0),
-    "marrow": (190.0, 165.0, 25.0),
+    "marrow": (180.0, 160.0, 25.0),
     "shell": (720.0, 700.0, 60.0),
     "cartilage": (112.0, 105.0, 10.0),
 }
@@ -89,7 +89,9 @@ def _wall(canvas: Canvas, person: Person, bodies: Bodies) -> Tensor:
     fat = canvas.hu["fat"] + 5.0 * grid.noise(50, 30.0)
     canvas.paint(skin + SKIN_MM, fat)
     grain = grid.noise(51, 8.0)
-    canvas.paint(muscle, canvas.hu["muscle"] - 22.0 * (grain - 0.9).clamp_(0.0, 2.0))
+    canvas.paint(muscle, canvas.hu["muscle"] - 26.0 * (grain - 0.8).clamp_(0.0, 2.0))
+    septa = grid.noise(67, 26.0).abs_() * 15.0 + 0.35 * grain - 0.1 + 30.0 * (grid.y > person.spine_y - 12.0)
+    canvas.paint(torch.maximum(septa, muscle + 3.0), "fat")
     seam = ((cavity - 5.5 - 0.8 * grain).abs() - 0.35) + 30.0 * (grid.y < person.spine_y - 30.0) + 30.0 * (grid.x.abs() < 76.0)
     canvas.paint(seam, "fat")
     canvas.paint(cavity, fat)
@@ -100,7 +102,7 @@ def _wall(canvas: Canvas, person: Person, bodies: Bodies) -> Tensor:
 
 def _organs(canvas: Canvas, person: Person, bodies: Bodies) -> None:
     """Solid organs, muscles at the back and the named vessels."""
-    grid, back, top = canvas.grid, person.spine_y, person.dome_z
+    grid, back = canvas.grid, person.spine_y
     below = grid.take(bodies["below"])
     canvas.paint(torch.maximum((below + 1.3).abs() - 1.3, grid.take(bodies["cavity"])), "muscle")
 
@@ -111,6 +113,7 @@ def _organs(canvas: Canvas, person: Person, bodies: Bodies) -> None:
     lay("posterior", "muscle", (-110.0, back - 70.0, -1e4), (110.0, back + 70.0, 60.0))
     lay("spleen", "spleen", (-190.0, back - 100.0, -75.0), (-50.0, back + 70.0, 105.0))
     lay("pancreas", "pancreas", (-120.0, back - 30.0, -90.0), (80.0, back + 95.0, 50.0))
+    lay("gullet", "gut wall", (-90.0, back, -10.0), (40.0, back + 80.0, 1e4))
     lay("aorta", "aorta", (-60.0, back, -1e4), (40.0, back + 65.0, 1e4))
     lay("cava", "vein", (-30.0, back, -1e4), (60.0, back + 95.0, 1e4))
     _kidneys(canvas, person, bodies)
@@ -141,8 +144,8 @@ def _gut(canvas: Canvas, person: Person, bodies: Bodies) -> None:
     box = grid.box((-135.0, back - 45.0, -90.0), (65.0, back + 125.0, person.dome_z + 25.0))
     stomach = grid.take(bodies["stomach"], box)
     canvas.paint(stomach, "gut wall", box)
-    lumen = stomach + 4.0 + 0.9 * grid.noise(56, 9.0, box)
-    canvas.paint(lumen, canvas.hu["water"] + 10.0 + 14.0 * grid.noise(57, 10.0, box), box)
+    lumen = stomach + 4.5 + 1.3 * grid.noise(56, 9.0, box)
+    canvas.paint(lumen, canvas.hu["water"] + 8.0 + 12.0 * grid.noise(57, 10.0, box), box)
     level = back + 20.0 + 72.0 * person.stomach_level - grid.y[:, box[1]]
     canvas.paint(torch.maximum(lumen, level), "air", box)
 
@@ -161,9 +164,9 @@ def _gut(canvas: Canvas, person: Person, bodies: Bodies) -> None:
     box = grid.box((-1e4, -1e4, -1e4), (1e4, 1e4, 50.0))
     colon, coarse, fine = grid.take(bodies["colon"], box), grid.noise(59, 26.0, box), grid.noise(60, 8.0, box)
     canvas.paint(colon, wall, box)
-    canvas.paint(colon + 2.2, 8.0 - 45.0 * fine.clamp(-0.8, 1.5), box)
-    gas = 0.9 * coarse + 0.75 * fine + 0.022 * (grid.y[:, box[1]] - back - 52.0) - 0.75
-    canvas.paint(torch.maximum(colon + 2.2, -4.0 * gas), "air", box)
+    canvas.paint(colon + 2.4, 0.0 - 75.0 * fine.clamp(-0.7, 2.0), box)
+    gas = 0.8 * coarse + 1.0 * fine + 0.022 * (grid.y[:, box[1]] - back - 52.0) - 0.75
+    canvas.paint(torch.maximum(colon + 2.4, -3.5 * gas), "air", box)
 
 
 def _liver(canvas: Canvas, person: Person, bodies: Bodies) -> Tensor:

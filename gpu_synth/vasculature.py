@@ -76,10 +76,9 @@ def liver_trees(person: Person, random: Random) -> Iterator[Vessel]:
         yield Vessel((start, (middle[0], middle[1], middle[2]), end), (radius, radius, 0.92 * radius))
         thinner = radius * (1.0 / len(targets)) ** (1 / 2.6)
         for target in targets:
-            goal = np.asarray(person.at(8, *target))
-            yield from _branch(
-                np.asarray(end), goal - np.asarray(end), thinner * (0.9 + 0.25 * next(numbers)), numbers, float(np.linalg.norm(goal - end))
-            )
+            way = np.asarray(person.at(8, *target)) - np.asarray(end)
+            thin = thinner * (0.9 + 0.25 * next(numbers))
+            yield from _branch(np.asarray(end), way, thin, numbers, float(np.linalg.norm(way)))
 
 
 def _branch(
@@ -95,7 +94,7 @@ def _branch(
     tilt = np.cross(direction, side) * (2 * next(numbers) - 1) + side * (2 * next(numbers) - 1)
     tilt = tilt / max(float(np.linalg.norm(tilt)), 1e-6)
     for part, sign in ((share, 1.0), (1 - share, -1.0)):
-        thin = 0.9 * radius * part ** (1 / 2.8)
+        thin = 0.95 * radius * part ** (1 / 2.8)
         if thin >= LEAST_RADIUS_MM:
             angle = math.radians(22.0 + 30.0 * (1 - part) + 10.0 * next(numbers))
             turned = direction * math.cos(angle) + sign * tilt * math.sin(angle)
