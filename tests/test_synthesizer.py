@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from scans import MIX, ONE_MM, SHAPE, TINY, organ, same, scans, uids
+from scipy.ndimage import gaussian_filter
 
 from gpu_synth import TumorPlan, TumorSynthesizer
 
@@ -146,6 +147,18 @@ def test_an_organ_that_fills_the_patch(shape, spacing_mm, class_prob):
     assert skipped == 0
 
 
+def test_the_change_is_texture_times_blurred_mask_times_contrast():
+    """With texture, organ and contrast at one, what is left is scipy's blur of the mask, in millimetres on an uneven grid."""
+    image, label = torch.zeros(1, 1, 34, 31, 12, dtype=torch.float64), torch.ones(1, 1, 34, 31, 12, dtype=torch.uint8)
+    synth = TumorSynthesizer(prob=1.0, class_prob=TINY)
+    plan = synth.plan(image, label, (0.8, 1.0, 3.0), uids(1))
+    full = {"texture_gain": plan.texture_gain * 1e6, "contrast_hu": plan.contrast_hu * 0 - 100}  # the gain's excess is clipped
+    out = synth.render(image, label, plan.edit(**full))
+    sigma_vox = [plan.edge_sigma_mm.item() / spacing for spacing in (0.8, 1.0, 3.0)]
+    blurred = gaussian_filter((out.instances[0, 0] > 0).double().numpy(), sigma_vox, mode="reflect", truncate=4.0)
+    np.testing.assert_allclose(out.image[0, 0].numpy(), -100 * blurred, rtol=0, atol=1e-3)
+
+
 def test_an_organ_cut_by_the_border_has_lesions_cut_there():
     image, label = scans(16)
     assert label[:, :, 0].any()
@@ -219,7 +232,7 @@ def test_ranks_share_the_ordinals(monkeypatch):
 
 def test_workers_do_not_count(monkeypatch):
     monkeypatch.setattr("gpu_synth.counting.get_worker_info", object)  # anything but None: a DataLoader worker
-    with pytest.raises(ValueError, match="uid must be given inside a DataLoader worker, got None; each worker would count the same samples"):
+    with pytest.raises(ValueError, match="uid must be given inside a DataLoader worker, got None; each worker would"):
         TumorSynthesizer()(*scans(1), ONE_MM)
 
 
