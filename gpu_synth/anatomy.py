@@ -45,16 +45,16 @@ class Person:
         def between(low: float, high: float) -> float:
             return low + (high - low) * next(numbers)
 
-        width, fat = between(152.0, 170.0), between(7.0, 24.0)
-        depth = width * between(0.64, 0.71)
+        width, fat = between(152.0, 168.0), between(7.0, 24.0)
+        depth = width * between(0.65, 0.7)
         return cls(
             half_width=width + 0.5 * fat,
             half_depth=depth + 0.4 * fat,
             fat=fat,
             spine_y=-depth - 0.2 * fat + 90.0 + between(-3.0, 3.0),
             dome_z=between(74.0, 86.0),
-            liver_low=between(92.0, 108.0) + 0.5 * (161.0 - width),
-            left_lobe=between(56.0, 98.0),
+            liver_low=between(90.0, 98.0) + 1.2 * (160.0 - width) + 2.0 * (107.0 - depth),
+            left_lobe=between(56.0, 92.0),
             stomach=between(0.66, 1.0),
             stomach_level=between(0.3, 0.75),
             kidney=between(0.9, 1.08),
@@ -84,7 +84,7 @@ def trunk(person: Person, lattice: Lattice) -> Bodies:
     rho = (u**power + v**power).clamp_min(1e-6) ** (1 / power)
     slope = rho ** (1 - power) * ((u ** (power - 1) / width) ** 2 + (v ** (power - 1) / depth) ** 2).sqrt()
     groove = 9.0 * torch.exp(-((x / 22.0) ** 2)) * torch.sigmoid(-y / 12.0)
-    body = lattice.normalised((rho - 1) / slope.clamp_min(1e-3)) + groove + 2.0 * swell
+    body = lattice.normalised((rho - 1) / slope.clamp_min(1e-3)) + groove + 3.0 * swell + 0.8 * lattice.noise(29, 35.0)
 
     front, flank = torch.sigmoid(y / 12.0), torch.exp(-(((x.abs() - 0.62 * person.half_width) / 45.0) ** 2))
     dips = 6.0 * torch.exp(-((x / 6.0) ** 2)) + 4.5 * torch.exp(-(((x.abs() - 72.0) / 9.0) ** 2)) * torch.sigmoid(-(z - 20.0) / 15.0)
@@ -136,15 +136,16 @@ def retroperitoneum(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     """Kidneys with their sinus, psoas and quadratus, adrenals and the crura of the diaphragm."""
     out: Bodies = {}
     scale, kidneys, sinuses = person.kidney, [], []
-    for organ, side, z in ((2, 1.0, -46.0), (3, -1.0, -30.0)):
-        x, y, z = person.at(organ, side * 63.0, -10.0, z)
+    for organ, side, z in ((2, 1.0, -50.0), (3, -1.0, -30.0)):
+        x, y, z = person.at(organ, side * 61.0, -13.0, z)
         turn = (-14.0, side * 13.0, side * -32.0)
         kidneys.append(lattice.ellipsoid((x, y, z), (27.0 * scale, 23.0 * scale, 54.0 * scale), turn))
         hilum = lattice.ellipsoid((x - side * 17.0, y + 9.0, z), (18.0, 8.0, 24.0), turn)
         sinuses.append(hilum + 1.6 * lattice.noise(8, 14.0))
     kidney, sinus = torch.minimum(*kidneys), torch.minimum(*sinuses)
+    out["fossa"] = union(kidneys[0] - 4.5, lattice.ellipsoid(person.at(2, 53.0, -34.0, -62.0), (34.0, 34.0, 62.0)), 12.0)
     out["kidney"] = without(kidney + 0.8 * lattice.noise(9, 22.0), sinus, 6.0)
-    out["kidney_left"], out["kidney_right"], out["sinus"] = kidneys[1], kidneys[0], sinus
+    out["kidney_left"], out["sinus"] = kidneys[1], sinus
     growth = (20.0 * torch.sigmoid(-(lattice.z + 45.0) / 28.0)).clamp_min(0.01)
     side_x = lattice.x.abs()
     psoas = ((side_x - 27.0 - 0.5 * growth) ** 2 + (0.75 * (lattice.y - person.spine_y - 1.0)) ** 2).sqrt() - 0.88 * growth
@@ -175,7 +176,7 @@ def foregut(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     loop = [(26.0, 70.0, -24.0), (48.0, 52.0, -34.0), (50.0, 36.0, -66.0), (28.0, 46.0, -92.0), (-12.0, 50.0, -90.0), (-30.0, 58.0, -76.0)]
     duodenum = lattice.tube([person.at(6, *p) for p in loop], [11.0, 13.0, 13.0, 12.0, 11.0, 10.0]) + 1.2 * lattice.noise(14, 16.0)
     duodenum = without(without(duodenum, pancreas - 1.5, 4.0), torch.minimum(bodies["aorta"], bodies["cava"]) - 4.0, 4.0)
-    pear = [(36.0, 52.0, -26.0), (50.0, 60.0, -42.0), (60.0, 72.0, -60.0)]
+    pear = [(34.0, 50.0, -28.0), (44.0, 62.0, -48.0), (50.0, 76.0, -68.0)]
     gallbladder = lattice.tube([person.at(7, *p) for p in pear], [6.0, 12.5, 14.0]) + 0.8 * lattice.noise(15, 20.0)
     return {"stomach": stomach, "spleen": spleen, "pancreas": pancreas, "duodenum": duodenum, "gallbladder": gallbladder}
 
@@ -194,15 +195,15 @@ def liver(person: Person, lattice: Lattice, bodies: Bodies) -> Tensor:
     whole = whole + 1.0 * lattice.noise(19, 22.0) + 0.4 * lattice.noise(20, 12.0)
 
     ligament = (x + 6.0 + 0.25 * (y - 60.0) + 4.0 * lattice.noise(21, 40.0)).abs() - 2.2
-    fissure = common(common(ligament, 40.0 - y, 8.0), (z - 6.0).expand(lattice.shape) + 6.0 * lattice.noise(22, 50.0), 10.0)
-    hilum = lattice.tube([person.at(8, *p) for p in ((34.0, 44.0, -22.0), (16.0, 54.0, -12.0), (-4.0, 66.0, 0.0))], [9.0, 7.0, 4.0])
+    fissure = common(common(ligament, 50.0 - y, 8.0), (z + 2.0).expand(lattice.shape) + 6.0 * lattice.noise(22, 50.0), 10.0)
+    hilum = lattice.tube([person.at(8, *p) for p in ((34.0, 44.0, -22.0), (16.0, 54.0, -12.0), (-4.0, 66.0, 0.0))], [8.5, 6.0, 3.0])
     for gap_mm, round_mm, neighbour in (
         (0.5, 5.0, fissure),
         (-1.0, 6.0, hilum),
         (0.4, 3.0, bodies["cava"]),
         (1.5, 6.0, bodies["gullet"]),
         (7.0, 12.0, bodies["aorta"]),
-        (4.5, 14.0, bodies["kidney_right"]),
+        (0.0, 14.0, bodies["fossa"]),
         (2.5, 12.0, bodies["stomach"]),
         (0.4, 4.0, bodies["gallbladder"]),
         (2.0, 8.0, bodies["duodenum"]),
@@ -223,7 +224,7 @@ def bowel(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     colon = common(colon, room, 6.0)
     room = without(room, torch.minimum(bodies["pancreas"], bodies["posterior"]) - 5.0, 5.0)
     room = without(room, torch.minimum(bodies["aorta"], bodies["cava"]) - 8.0, 8.0)
-    front = (person.spine_y + 36.0 - lattice.y).expand(lattice.shape)
+    front = (person.spine_y + 28.0 - lattice.y).expand(lattice.shape)
     room = common(without(common(room, front, 10.0), colon - 2.5, 4.0), (lattice.z + 28.0).expand(lattice.shape), 14.0)
     nearest, second, content = _loops(lattice)
     loops = common(nearest + 1.2 * lattice.noise(25, 14.0), 0.5 * (nearest - second) + 1.3, 2.0)

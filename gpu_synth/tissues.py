@@ -16,7 +16,7 @@ TISSUE_HU = {
     "fat": (-105.0, -107.0, 4.0),
     "muscle": (62.0, 54.0, 4.0),
     "liver": (106.0, 58.0, 6.0),
-    "liver vessel": (172.0, 40.0, 8.0),
+    "liver vessel": (178.0, 39.0, 8.0),
     "spleen": (120.0, 50.0, 5.0),
     "cortex": (182.0, 34.0, 8.0),
     "medulla": (146.0, 31.0, 8.0),
@@ -32,7 +32,7 @@ TISSUE_HU = {
     "cord": (36.0, 32.0, 4.0),
     "marrow": (180.0, 160.0, 25.0),
     "shell": (720.0, 700.0, 60.0),
-    "cartilage": (112.0, 105.0, 10.0),
+    "cartilage": (128.0, 120.0, 10.0),
 }
 
 
@@ -83,7 +83,7 @@ def _wall(canvas: Canvas, person: Person, bodies: Bodies) -> Tensor:
     grid = canvas.grid
     board = grid.y + person.half_depth + 10.0 - 0.0009 * grid.x**2
     for lower, hu in ((0.0, -20.0), (-36.0, 60.0)):
-        canvas.paint((board - lower).abs() - 1.4, hu)
+        canvas.paint((board - lower).abs() - 1.8, hu)
     skin, muscle, cavity = (grid.take(bodies[name]) for name in ("body", "muscle", "cavity"))
     canvas.paint(skin, "skin")
     fat = canvas.hu["fat"] + 5.0 * grid.noise(50, 30.0)
@@ -123,7 +123,7 @@ def _organs(canvas: Canvas, person: Person, bodies: Bodies) -> None:
     box = grid.box((10.0, back + 25.0, -100.0), (90.0, back + 110.0, 10.0))
     bile = grid.take(bodies["gallbladder"], box)
     canvas.paint(bile, "gut wall", box)
-    canvas.paint(bile + 1.6, "bile", box)
+    canvas.paint(bile + 1.2, "bile", box)
 
 
 def _kidneys(canvas: Canvas, person: Person, bodies: Bodies) -> None:
