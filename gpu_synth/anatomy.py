@@ -43,7 +43,7 @@ class Person:
         numbers = iter(random.uniform(1, 96).tolist())
 
         def between(low: float, high: float) -> float:
-            return low + (high - low) * next(numbers)
+            return low + (high - low) * float(next(numbers))
 
         width, fat = between(152.0, 168.0), between(7.0, 24.0)
         depth = width * between(0.65, 0.7)
@@ -126,7 +126,7 @@ def chest(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     heart = lattice.ellipsoid(centre, (64.0, 46.0, 48.0), turn) + 1.5 * lattice.noise(6, 30.0)
     septum = (lattice.x - centre[0] - 0.5 * (lattice.y - centre[1]) + 8.0 * lattice.noise(7, 40.0)).abs() - 5.0
     middle = union(heart - 5.0, union(bodies["aorta"] - 5.0, bodies["cava"] - 2.0, 10.0), 20.0)
-    front = ((lattice.x + 4.0).abs() - 16.0).expand_as(heart)
+    front = (lattice.x + 4.0 + 6.0 * lattice.noise(30, 45.0)).abs() - 14.0 - 5.0 * lattice.noise(31, 35.0)
     middle = union(middle, common(front, 48.0 - lattice.y.expand_as(heart), 10.0), 20.0)
     lung = without(common(bodies["cavity"] + 1.0, -bodies["below"], 4.0), middle, 8.0)
     return {"heart": heart, "chambers": without(heart + 10.0, septum, 6.0), "lung": lung}
@@ -143,7 +143,7 @@ def retroperitoneum(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
         hilum = lattice.ellipsoid((x - side * 17.0, y + 9.0, z), (18.0, 8.0, 24.0), turn)
         sinuses.append(hilum + 1.6 * lattice.noise(8, 14.0))
     kidney, sinus = torch.minimum(*kidneys), torch.minimum(*sinuses)
-    out["fossa"] = union(kidneys[0] - 4.5, lattice.ellipsoid(person.at(2, 53.0, -34.0, -62.0), (34.0, 34.0, 62.0)), 12.0)
+    out["fossa"] = union(kidneys[0] - 4.5, lattice.ellipsoid(person.at(2, 52.0, -39.0, -58.0), (36.0, 36.0, 68.0)), 12.0)
     out["kidney"] = without(kidney + 0.8 * lattice.noise(9, 22.0), sinus, 6.0)
     out["kidney_left"], out["sinus"] = kidneys[1], sinus
     growth = (20.0 * torch.sigmoid(-(lattice.z + 45.0) / 28.0)).clamp_min(0.01)
@@ -200,12 +200,12 @@ def liver(person: Person, lattice: Lattice, bodies: Bodies) -> Tensor:
     for gap_mm, round_mm, neighbour in (
         (0.5, 5.0, fissure),
         (-1.0, 6.0, hilum),
-        (0.4, 3.0, bodies["cava"]),
+        (-1.0, 3.0, bodies["cava"]),
         (1.5, 6.0, bodies["gullet"]),
         (7.0, 12.0, bodies["aorta"]),
         (0.0, 14.0, bodies["fossa"]),
         (2.5, 12.0, bodies["stomach"]),
-        (0.4, 4.0, bodies["gallbladder"]),
+        (-0.6, 4.0, bodies["gallbladder"]),
         (2.0, 8.0, bodies["duodenum"]),
     ):
         whole = without(whole, neighbour - gap_mm, round_mm)

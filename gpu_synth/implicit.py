@@ -119,8 +119,8 @@ class Lattice(Points):
         box = self.box([c - reach for c in centre], [c + reach for c in centre])
         offset = [axis[part] - c for axis, part, c in zip(self.axes_mm, box, centre, strict=True)]
         turn = rotation(turn_deg)
-        shape = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
-        local = [sum(offset[b].view(shape[b]) * float(turn[b, a]) for b in range(3)) for a in range(3)]
+        i, j, k = (part.view(shape) for part, shape in zip(offset, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True))
+        local = [i * float(turn[0, a]) + j * float(turn[1, a]) + k * float(turn[2, a]) for a in range(3)]
         scaled = [part / r for part, r in zip(local, radii, strict=True)]
         norm = torch.stack([part**2 for part in scaled]).sum(0).sqrt()
         slope = torch.stack([(part / r) ** 2 for part, r in zip(scaled, radii, strict=True)]).sum(0).sqrt()

@@ -23,7 +23,7 @@ FINEST_MM = 2.5  # thicker voxels are averaged from thinner ones
 LIVER_MM = (70.0, 15.0, 0.0)  # the liver's middle in the trunk's frame
 LIVER_EXTENT_MM = (230.0, 190.0, math.inf)  # room that it takes; in k the field stays where the liver is
 EDGE_MM = 1.2  # the scanner's own blur
-HU_SLOT = 30
+HU_SLOT = 100
 NOISE_HU = 12.0  # at 2 mm, in the middle of the trunk
 
 
@@ -76,12 +76,13 @@ def phantom(
 
 
 def _check(uid: Any, shape: Any, spacing_mm: Any) -> tuple[list[int], tuple[int, ...], tuple[float, float, float]]:
-    uids = [uid] if isinstance(uid, int) else list(uid)
+    uids = list(uid) if isinstance(uid, Sequence) and not isinstance(uid, str) else [uid]
     if not uids or any(isinstance(one, bool) or not isinstance(one, int) or not -(2**63) <= one < 2**63 for one in uids):
         raise ValueError(f"uid must be an integer of 64 bits or a sequence of them, got {uid!r}; phantom(uid=range(4)) draws four")
-    if len(shape) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
-        raise ValueError(f"shape must be three integers above 0, voxels along i, j, k, got {shape!r}")
-    return uids, tuple(shape), check_spacing(spacing_mm, 1)[0]
+    size = tuple(shape) if isinstance(shape, Sequence) else ()
+    if len(size) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in size):
+        raise ValueError(f"shape must be three integers above 0, got {shape!r}; voxels along i, j, k such as (192, 192, 128)")
+    return uids, size, check_spacing(spacing_mm, 1)[0]
 
 
 def _person(random: Random, shape: Sequence[int], spacing_mm: Sequence[float], phase: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ def _noise(random: Random, shape: Sequence[int], spacing_mm: Sequence[float], de
     uid = torch.full((1,), random.uid, dtype=torch.int64, device=device)
     halves = rng.halfwords(random.seed, uid, rng.Purpose.PHANTOM, torch.arange(index_count, device=device)[None])
     white = (halves.flatten()[:n].to(torch.float32) - 32767.5) * (math.sqrt(12.0) / 65536.0)
-    blur_mm = [math.hypot(0.4 * spacing, floor) for spacing, floor in zip(spacing_mm, (0.9, 0.9, 1.1), strict=True)]
+    blur_mm = [math.hypot(0.4 * spacing, floor) for spacing, floor in zip(spacing_mm, (0.75, 0.75, 1.0), strict=True)]
     frequency = [torch.fft.fftfreq(m, spacing, device=device) for m, spacing in zip(shape[:2], spacing_mm[:2], strict=True)]
     frequency.append(torch.fft.rfftfreq(shape[2], spacing_mm[2], device=device))
     i, j, k = (torch.exp(-2.0 * (math.pi * width * f) ** 2) for width, f in zip(blur_mm, frequency, strict=True))
@@ -138,4 +139,5 @@ def _noise(random: Random, shape: Sequence[int], spacing_mm: Sequence[float], de
     power = (response**2 * both).sum() / n
     coloured = torch.fft.irfftn(torch.fft.rfftn(white.view(*shape)) * response, s=list(shape))
     wide, high = (math.hypot(step, 1.5) / 2.5 for step in (math.sqrt(spacing_mm[0] * spacing_mm[1]), spacing_mm[2]))
-    return coloured * (NOISE_HU / (wide * math.sqrt(high))) / power.clamp_min(1e-12).sqrt()
+    noise: Tensor = coloured * (NOISE_HU / (wide * math.sqrt(high))) / power.clamp_min(1e-12).sqrt()
+    return noise

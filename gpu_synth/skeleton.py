@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth.anatomy import Person
-from gpu_synth.implicit import Box, Grid, common, union
+from gpu_synth.implicit import Box, Grid, common, ramp, union
 
 RIB_HALF_MM = (3.6, 6.2)  # across the chest wall, along it
 SHELL_MM = 1.7
@@ -29,7 +29,7 @@ def ribs(person: Person, grid: Grid, cavity: Tensor) -> Ribs:
         cavity: Distance to the trunk's cavity at these points.
     """
     x, y, z = grid.x, grid.y, grid.z
-    drop = 0.6 * torch.nn.functional.softplus((y - person.spine_y + 50.0) / 20.0) * 20.0 + 0.3 * x.abs()
+    drop = 0.72 * ramp(y - person.spine_y + 15.0, 20.0) + 0.55 * x.abs()
     place = (z + drop - person.rib_z) / person.rib_pitch
     rank = place.round().clamp_min(0.0)
     along = (place - rank) * (0.86 * person.rib_pitch)

@@ -19,7 +19,7 @@ TISSUE_HU = {
     "liver vessel": (178.0, 39.0, 8.0),
     "spleen": (120.0, 50.0, 5.0),
     "cortex": (182.0, 34.0, 8.0),
-    "medulla": (146.0, 31.0, 8.0),
+    "medulla": (128.0, 31.0, 8.0),
     "aorta": (152.0, 42.0, 8.0),
     "vein": (160.0, 42.0, 8.0),
     "myocardium": (105.0, 44.0, 5.0),
@@ -132,7 +132,7 @@ def _kidneys(canvas: Canvas, person: Person, bodies: Bodies) -> None:
     box = grid.box((-115.0, person.spine_y - 70.0, -135.0), (115.0, person.spine_y + 50.0, 50.0))
     kidney, sinus = grid.take(bodies["kidney"], box), grid.take(bodies["sinus"], box)
     canvas.paint(kidney, "cortex", box)
-    pyramids = torch.maximum(kidney + 6.5, 2.2 * (0.15 - grid.noise(54, 9.0, box)))
+    pyramids = torch.maximum(kidney + 6.5, 2.2 * (-0.1 - grid.noise(54, 9.0, box)))
     canvas.paint(pyramids, "medulla", box)
     canvas.paint(torch.maximum(kidney + 1.0, sinus + 1.5), -60.0, box)
     canvas.paint(torch.maximum(sinus + 3.5, 2.0 * (0.3 - grid.noise(55, 12.0, box))), "water", box)
@@ -162,11 +162,11 @@ def _gut(canvas: Canvas, person: Person, bodies: Bodies) -> None:
     canvas.paint(torch.maximum(inner + 2.0, 40.0 * (0.88 - content)), "air", box)
 
     box = grid.box((-1e4, -1e4, -1e4), (1e4, 1e4, 50.0))
-    colon, coarse, fine = grid.take(bodies["colon"], box), grid.noise(59, 26.0, box), grid.noise(60, 8.0, box)
+    colon, coarse, fine = grid.take(bodies["colon"], box), grid.noise(59, 26.0, box), grid.noise(60, 7.0, box)
     canvas.paint(colon, wall, box)
-    canvas.paint(colon + 2.4, 0.0 - 75.0 * fine.clamp(-0.7, 2.0), box)
-    gas = 0.8 * coarse + 1.0 * fine + 0.022 * (grid.y[:, box[1]] - back - 52.0) - 0.75
-    canvas.paint(torch.maximum(colon + 2.4, -3.5 * gas), "air", box)
+    canvas.paint(colon + 2.4, -15.0 - 80.0 * fine.clamp(-0.8, 2.0), box)
+    gas = 0.7 * coarse + 1.1 * fine + 0.022 * (grid.y[:, box[1]] - back - 52.0) - 0.5
+    canvas.paint(torch.maximum(colon + 2.4, -2.8 * gas), "air", box)
 
 
 def _liver(canvas: Canvas, person: Person, bodies: Bodies) -> Tensor:

@@ -14,7 +14,7 @@ from gpu_synth.anatomy import Person
 from gpu_synth.implicit import Point, Random
 
 LEAST_RADIUS_MM = 1.0
-TREE_SLOT = 40
+TREE_SLOT = 101
 
 
 @dataclass(frozen=True)
