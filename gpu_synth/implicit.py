@@ -42,14 +42,9 @@ class Random:
 
 
 def spline_weights(position: Tensor, n: int) -> Tensor:
-    """Cubic B-spline weights of `n` control points at 0, 1, …, as a matrix, a row a position; control points repeat beyond the ends."""
-    base = position.floor()
-    t = position - base
-    taps = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    weights = torch.zeros(len(position), n, device=position.device)
-    for offset, tap in enumerate(taps):
-        weights.scatter_add_(1, (base.long() + offset - 1).clamp(0, n - 1)[:, None], (tap / 6)[:, None])
-    return weights
+    """Cubic B-spline weights of `n` control points at 0, 1, …, as a matrix, a row a position; beyond the ends all is 0."""
+    t = (position[:, None] - torch.arange(n, device=position.device)).abs().to(torch.float32)
+    return torch.where(t < 1, 4 - 6 * t**2 + 3 * t**3, (2 - t).clamp_min(0) ** 3) / 6
 
 
 def interpolate(field: Tensor, weights: Sequence[Tensor]) -> Tensor:

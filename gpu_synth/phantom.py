@@ -19,7 +19,7 @@ from gpu_synth.kernels import rng
 from gpu_synth.tissues import TISSUE_HU, Canvas, paint
 
 PHASES = ("venous", "none")
-FINEST_MM = 2.5  # thicker voxels are averaged from thinner ones
+FINEST_MM = 3.0  # thicker voxels are averaged from thinner ones
 LIVER_MM = (70.0, 15.0, 0.0)  # the liver's middle in the trunk's frame
 LIVER_EXTENT_MM = (230.0, 190.0, math.inf)  # room that it takes; in k the field stays where the liver is
 EDGE_MM = 1.2  # the scanner's own blur
@@ -127,7 +127,7 @@ def _noise(random: Random, shape: Sequence[int], spacing_mm: Sequence[float], de
     n, index_count = math.prod(shape), -(-math.prod(shape) // 8)
     uid = torch.full((1,), random.uid, dtype=torch.int64, device=device)
     halves = rng.halfwords(random.seed, uid, rng.Purpose.PHANTOM, torch.arange(index_count, device=device)[None])
-    white = (halves.flatten()[:n].to(torch.float32) - 32767.5) * (math.sqrt(12.0) / 65536.0)
+    white = math.sqrt(2.0) * torch.erfinv((halves.flatten()[:n].to(torch.float32) - 32767.5) / 32768.0)
     blur_mm = [math.hypot(0.4 * spacing, floor) for spacing, floor in zip(spacing_mm, (0.75, 0.75, 1.0), strict=True)]
     frequency = [torch.fft.fftfreq(m, spacing, device=device) for m, spacing in zip(shape[:2], spacing_mm[:2], strict=True)]
     frequency.append(torch.fft.rfftfreq(shape[2], spacing_mm[2], device=device))
