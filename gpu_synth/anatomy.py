@@ -53,7 +53,7 @@ class Person:
             fat=fat,
             spine_y=-depth - 0.2 * fat + 90.0 + between(-3.0, 3.0),
             dome_z=between(74.0, 86.0),
-            liver_low=between(90.0, 98.0) + 1.2 * (160.0 - width) + 2.0 * (107.0 - depth),
+            liver_low=between(88.5, 96.0) + 1.2 * (160.0 - width) + 2.0 * (107.0 - depth),
             left_lobe=between(56.0, 92.0),
             stomach=between(0.66, 1.0),
             stomach_level=between(0.3, 0.75),
@@ -161,7 +161,7 @@ def retroperitoneum(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
 def foregut(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     """Stomach, spleen, pancreas, duodenum and gallbladder."""
     top, inside = person.dome_z, bodies["cavity"]
-    j_shape = [(-56.0, 16.0, top - 38.0), (-66.0, 42.0, 14.0), (-52.0, 68.0, -18.0), (-14.0, 78.0, -34.0), (18.0, 68.0, -26.0)]
+    j_shape = [(-56.0, 9.0, top - 38.0), (-66.0, 32.0, 14.0), (-52.0, 60.0, -18.0), (-14.0, 74.0, -34.0), (18.0, 68.0, -26.0)]
     stomach = lattice.tube([person.at(4, *p) for p in j_shape], [r * person.stomach for r in (34.0, 32.0, 25.0, 19.0, 12.0)], 14.0)
     stomach = stomach + 3.5 * lattice.noise(11, 30.0)
     stomach = common(common(stomach, inside + 5.0, 12.0), bodies["below"] + 6.0, 12.0)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
@@ -19,6 +20,8 @@ from gpu_synth.files import whole_file
 from gpu_synth.sources import Source
 
 ABDOMEN_HU = (-160.0, 240.0)
+TUMOR_HU = (-21.0, 189.0)
+CORONAL, AXIAL = 1, 2
 CROP_MARGIN_MM = 20.0
 ORGAN_COLOUR, TUMOR_COLOUR, PREDICTED_COLOUR = "#4fc3f7", "#ffb300", "#ef5350"
 
@@ -31,11 +34,12 @@ def slices_figure(
     *,
     predicted: Int[Tensor, "i j k"] | None = None,
     slices: int = 3,
+    coronal: bool = False,
     window_hu: tuple[float, float] = ABDOMEN_HU,
     tumor_label: int = 2,
     title: str = "",
 ) -> Figure:
-    """Draw axial slices before, after, and after with contours; a row a slice, those with the most tumour first.
+    """Draw slices before, after, and after with contours; a row a slice, through the largest tumours.
 
     Args:
         before_hu: Healthy CT, RAS.
@@ -43,32 +47,37 @@ def slices_figure(
         label: Its labels: whatever is above 0 is organ.
         spacing_mm: Along i, j, k.
         predicted: What a network made of it; its tumours are drawn too.
-        slices: Most rows.
-        window_hu: HU shown as black and as white.
+        slices: Most axial rows.
+        coronal: Add a row with a coronal slice through the largest tumour.
+        window_hu: HU shown as black and as white; `TUMOR_HU` is what networks are trained in.
         tumor_label: Number of the tumours.
         title: What stands above all.
     """
-    tumor, organ = (label == tumor_label).numpy(), (label > 0).numpy()
-    box = _crop(organ if organ.any() else np.ones_like(organ), spacing_mm)
-    chosen = _slices(tumor, organ, spacing_mm, slices)
-    columns = ("healthy", "with synthetic tumours", "tumours" if predicted is None else "tumours, and those found")
-    shown_mm = [(part.stop - part.start) * spacing for part, spacing in zip(box, spacing_mm, strict=False)]
-    height = 3.2 * shown_mm[1] / shown_mm[0]
-    figure = Figure(figsize=(9.6, height * len(chosen) + 0.5), dpi=110, layout="constrained", facecolor="black")
+    tumor, organ = (label == tumor_label).cpu().numpy(), (label > 0).cpu().numpy()
+    found = None if predicted is None else (predicted == tumor_label).cpu().numpy()
+    box = _crop(organ, spacing_mm)
+    rows = [(AXIAL, k) for k in _slices(tumor if tumor.any() else organ, spacing_mm, slices)]
+    if coronal:
+        rows.append((CORONAL, _coronal(tumor if tumor.any() else organ)))
+    names = ("healthy", "with synthetic tumours", "tumours" if found is None else "tumours, and those found")
+    extents = [_extent_mm(box, spacing_mm, axis) for axis, _ in rows]
+    heights = [3.2 * height / width for width, height in extents]
+    figure = Figure(figsize=(9.6, sum(heights) + 0.5), dpi=110, layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(chosen), 3, squeeze=False)
-    for row, k in zip(axes, chosen, strict=True):
-        for panel, volume, name in zip(row, (before_hu, after_hu, after_hu), columns, strict=True):
-            _show(panel, volume.numpy()[(*box, k)], spacing_mm, window_hu)
-            if k == chosen[0]:
-                panel.set_title(name, color="white", fontsize=9)
-        _contour(row[2], organ[(*box, k)], spacing_mm, ORGAN_COLOUR, 0.6)
-        _contour(row[2], tumor[(*box, k)], spacing_mm, TUMOR_COLOUR, 1.2)
-        if predicted is not None:
-            _contour(row[2], (predicted == tumor_label).numpy()[(*box, k)], spacing_mm, PREDICTED_COLOUR, 1.2)
-        row[0].text(0.02, 0.03, f"k = {k}", transform=row[0].transAxes, color="white", fontsize=7)
-    _scale_bar(axes[-1][0], shown_mm)
+    axes = figure.subplots(len(rows), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for row, (axis, at), extent in zip(axes, rows, extents, strict=True):
+        for panel, volume in zip(row, (before_hu, after_hu, after_hu), strict=True):
+            _show(panel, _plane(volume.float().cpu().numpy(), box, axis, at), extent, window_hu)
+        for mask, colour, width in ((organ, ORGAN_COLOUR, 0.6), (tumor, TUMOR_COLOUR, 1.2), (found, PREDICTED_COLOUR, 1.2)):
+            if mask is not None:
+                _contour(row[2], _plane(mask, box, axis, at), extent, colour, width)
+        row[0].text(0.02, 0.03, f"{'k' if axis == AXIAL else 'j'} = {at}", transform=row[0].transAxes, color="white", fontsize=7)
+    for panel, name in zip(axes[0], names, strict=True):
+        panel.set_title(name, color="white", fontsize=9)
+    _scale_bar(axes[-1][0], extents[-1])
     figure.suptitle(title, color="white", fontsize=9)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # each drawing would move everything by a little
     return figure
 
 
@@ -95,7 +104,9 @@ def preview(
     lesions = [f"{2 * (3 * record['volume_mm3'] / (4 * np.pi)) ** (1 / 3):.0f}" for record in out.records()]
     title = f"uid {uid}: " + (f"{len(lesions)} lesions, equivalent diameters {', '.join(lesions)} mm" if lesions else "no lesion")
     before, after, labels = (x[0, 0].cpu() for x in (image_hu.float(), out.image.float(), out.label))
-    return slices_figure(before, after, labels, spacing_mm, title=title, window_hu=window_hu, tumor_label=synthesizer.tumor_label)
+    return slices_figure(
+        before, after, labels, spacing_mm, slices=2, coronal=True, window_hu=window_hu, tumor_label=synthesizer.tumor_label, title=title
+    )
 
 
 def preview_files(
@@ -150,29 +161,48 @@ def to_rgb(figure: Figure) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
 
 
-def _crop(organ: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, slice]:
-    """The organ's axial box with a margin."""
+def _crop(organ: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    """The organ's box with a margin; everything, where there is no organ."""
     parts = []
-    for axis, other in ((0, (1, 2)), (1, (0, 2))):
-        at, margin = np.flatnonzero(organ.any(axis=other)), round(CROP_MARGIN_MM / spacing_mm[axis])
-        parts.append(slice(max(0, int(at[0]) - margin), min(organ.shape[axis], int(at[-1]) + 1 + margin)))
-    return parts[0], parts[1]
+    for axis, n in enumerate(organ.shape):
+        at = np.flatnonzero(organ.any(axis=tuple({0, 1, 2} - {axis})))
+        margin = round(CROP_MARGIN_MM / spacing_mm[axis])
+        parts.append(slice(max(0, int(at[0]) - margin), min(n, int(at[-1]) + 1 + margin)) if len(at) else slice(0, n))
+    return tuple(parts)
 
 
-def _slices(tumor: NDArray[np.bool_], organ: NDArray[np.bool_], spacing_mm: Sequence[float], most: int) -> list[int]:
-    """Slices with the most tumour (organ, where there is none), at least 8 mm apart, in order."""
-    area = (tumor if tumor.any() else organ).sum(axis=(0, 1))
+def _slices(mask: NDArray[np.bool_], spacing_mm: Sequence[float], most: int) -> list[int]:
+    """Axial slices, at least 8 mm apart, in order: each the fullest of the largest connected parts not yet cut; then the fullest."""
+    parts = ndimage.label(mask, np.ones((3, 3, 3)))[0]
+    sizes = np.bincount(parts.ravel())[1:]
+    areas = [(parts == part + 1).sum(axis=(0, 1)) for part in np.argsort(-sizes, kind="stable")[:most]]
+    area = mask.sum(axis=(0, 1))
     apart, chosen = max(1, round(8.0 / spacing_mm[2])), list[int]()
-    for k in np.argsort(-area, kind="stable").tolist():
+    for k in [*(int(part.argmax()) for part in areas), *np.argsort(-area, kind="stable").tolist()]:
         if len(chosen) < most and all(abs(k - other) >= apart for other in chosen) and (area[k] > 0 or not chosen):
             chosen.append(k)
     return sorted(chosen)
 
 
-def _show(panel: Any, plane: NDArray[Any], spacing_mm: Sequence[float], window_hu: tuple[float, float]) -> None:
-    """An axial plane in millimetres, anterior up and the patient's right on the left."""
-    width, height = (n * spacing for n, spacing in zip(plane.shape, spacing_mm, strict=False))
-    low, high = window_hu
+def _coronal(mask: NDArray[np.bool_]) -> int:
+    """The coronal slice that shows most."""
+    return int(mask.sum(axis=(0, 2)).argmax())
+
+
+def _extent_mm(box: tuple[slice, ...], spacing_mm: Sequence[float], axis: int) -> tuple[float, float]:
+    """Width and height of a plane across an axis."""
+    width, height = ((part.stop - part.start) * spacing for n, (part, spacing) in enumerate(zip(box, spacing_mm, strict=True)) if n != axis)
+    return width, height
+
+
+def _plane(volume: NDArray[Any], box: tuple[slice, ...], axis: int, at: int) -> NDArray[Any]:
+    """A plane across an axis, within the box."""
+    return volume[tuple(at if n == axis else part for n, part in enumerate(box))]
+
+
+def _show(panel: Any, plane: NDArray[Any], extent_mm: tuple[float, float], window_hu: tuple[float, float]) -> None:
+    """A plane in millimetres, the patient's right on the left, anterior or head up."""
+    (width, height), (low, high) = extent_mm, window_hu
     panel.imshow(
         plane.T, cmap="gray", vmin=low, vmax=high, origin="lower", extent=(0, width, 0, height), interpolation="bilinear", aspect="equal"
     )
@@ -180,15 +210,15 @@ def _show(panel: Any, plane: NDArray[Any], spacing_mm: Sequence[float], window_h
     panel.axis("off")
 
 
-def _contour(panel: Any, mask: NDArray[np.bool_], spacing_mm: Sequence[float], colour: str, width: float) -> None:
-    if mask.any() and not mask.all():
-        i, j = ((np.arange(n) + 0.5) * spacing for n, spacing in zip(mask.shape, spacing_mm, strict=False))
-        panel.contour(i, j, mask.T.astype(float), levels=[0.5], colors=[colour], linewidths=width)
+def _contour(panel: Any, mask: NDArray[np.bool_], extent_mm: tuple[float, float], colour: str, width: float) -> None:
+    if mask.any() and not mask.all() and min(mask.shape) > 1:
+        across, up = ((np.arange(n) + 0.5) * extent / n for n, extent in zip(mask.shape, extent_mm, strict=True))
+        panel.contour(across, up, mask.T.astype(float), levels=[0.5], colors=[colour], linewidths=width)
 
 
-def _scale_bar(panel: Any, shown_mm: Sequence[float]) -> None:
+def _scale_bar(panel: Any, extent_mm: tuple[float, float]) -> None:
     """50 mm, or 10 where that is too long."""
-    length = 50.0 if shown_mm[0] > 120 else 10.0
-    right = 0.05 * shown_mm[0]
-    panel.plot([right, right + length], [0.06 * shown_mm[1]] * 2, color="white", linewidth=2)
-    panel.text(right + length / 2, 0.08 * shown_mm[1], f"{length:.0f} mm", color="white", fontsize=7, ha="center")
+    length = 50.0 if extent_mm[0] > 120 else 10.0
+    right, low = 0.05 * extent_mm[0], 0.06 * extent_mm[1]
+    panel.plot([right, right + length], [low, low], color="white", linewidth=2)
+    panel.text(right + length / 2, 0.08 * extent_mm[1], f"{length:.0f} mm", color="white", fontsize=7, ha="center")
