@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -224,7 +225,7 @@ def bowel(person: Person, lattice: Lattice, bodies: Bodies) -> Bodies:
     colon = common(colon, room, 6.0)
     room = without(room, torch.minimum(bodies["pancreas"], bodies["posterior"]) - 5.0, 5.0)
     room = without(room, torch.minimum(bodies["aorta"], bodies["cava"]) - 8.0, 8.0)
-    front = (person.spine_y + 28.0 - lattice.y).expand(lattice.shape)
+    front = person.spine_y + 28.0 - lattice.y + 7.0 * lattice.noise(32, 32.0)
     room = common(without(common(room, front, 10.0), colon - 2.5, 4.0), (lattice.z + 28.0).expand(lattice.shape), 14.0)
     nearest, second, content = _loops(lattice)
     loops = common(nearest + 1.2 * lattice.noise(25, 14.0), 0.5 * (nearest - second) + 1.3, 2.0)
@@ -235,8 +236,8 @@ def _loops(lattice: Lattice) -> tuple[Tensor, Tensor, Tensor]:
     """Distance to the nearest and second nearest of many short tubes, and a number of the nearest."""
     counts, pitch = (10, 6, 8), 29.0
     draws = lattice.random.uniform(24, 8 * math.prod(counts)).reshape(-1, 8)
-    nearest, second = (torch.full(lattice.shape, FAR_MM, device=lattice.device) for _ in range(2))
-    content = torch.zeros(lattice.shape, device=lattice.device)
+    nearest, second = (torch.full(lattice.shape, FAR_MM, dtype=torch.float32, device=lattice.device) for _ in range(2))
+    content = torch.zeros(lattice.shape, dtype=torch.float32, device=lattice.device)
     for place, u in enumerate(draws):
         i, rest = divmod(place, counts[1] * counts[2])
         cell = (i - 4.5, rest // counts[2] - 1.5, rest % counts[2] - 7.0)
@@ -248,7 +249,7 @@ def _loops(lattice: Lattice) -> tuple[Tensor, Tensor, Tensor]:
             continue
         x, y, z = (axis[part] for axis, part in zip(lattice.axes_mm, box, strict=True))
         ends, radius = [[m + s * a for m, a in zip(middle, along, strict=True)] for s in (-1, 1)], 11.0 + 6.0 * u[5]
-        path, radii = (torch.tensor(part, dtype=torch.float64).numpy() for part in (ends, [radius, radius]))
+        path, radii = np.asarray(ends), np.asarray([radius, radius])
         distance = capsules(x[:, None, None], y[None, :, None], z[None, None, :], path, radii, 1.0)
         closer = distance < nearest[box]
         content[box] = torch.where(closer, torch.full_like(distance, u[6]), content[box])

@@ -104,7 +104,7 @@ class Lattice(Points):
     def __init__(self, low_mm: Sequence[float], high_mm: Sequence[float], random: Random, device: torch.device) -> None:
         first = [math.floor(low / CELL_MM) - 3 for low in low_mm]
         count = [math.ceil(high / CELL_MM) + 4 - start for high, start in zip(high_mm, first, strict=True)]
-        axes = [(torch.arange(n, device=device) + start) * CELL_MM for start, n in zip(first, count, strict=True)]
+        axes = [(torch.arange(n, device=device, dtype=torch.float32) + start) * CELL_MM for start, n in zip(first, count, strict=True)]
         super().__init__(axes, random)
         self.first = first
 

@@ -16,6 +16,7 @@ from gpu_synth.anatomy import Person, anatomy
 from gpu_synth.checks import check_choice, check_seed, check_spacing
 from gpu_synth.implicit import Grid, Lattice, Random
 from gpu_synth.kernels import rng
+from gpu_synth.precision import full_precision
 from gpu_synth.tissues import TISSUE_HU, Canvas, paint
 
 PHASES = ("venous", "none")
@@ -54,7 +55,7 @@ def phantom(
     the liver stays within the field: a field wider than the trunk shows all of it, a small one the liver.
 
     Args:
-        uid: Which person, or which; another number, another anatomy.
+        uid: Which person, or several; another number, another anatomy.
         shape: Voxels along i, j, k.
         spacing_mm: Voxel spacing along i, j, k.
         phase: "venous" for portal-venous contrast, "none" for none.
@@ -70,7 +71,8 @@ def phantom(
     uids, size, spacing = _check(uid, shape, spacing_mm)
     check_choice("phase", phase, PHASES)
     check_seed(seed)
-    drawn = [_person(Random(seed, one), size, spacing, PHASES.index(phase), torch.device(device)) for one in uids]
+    with torch.no_grad(), full_precision(torch.device(device)):
+        drawn = [_person(Random(seed, one), size, spacing, PHASES.index(phase), torch.device(device)) for one in uids]
     image, label = (torch.stack(part)[:, None] for part in zip(*drawn, strict=True))
     return Phantom(image, label)
 
@@ -94,7 +96,7 @@ def _person(random: Random, shape: Sequence[int], spacing_mm: Sequence[float], p
     first = [_middle(axis, n * step) - 0.5 * (n - 1) * step for axis, (n, step) in enumerate(zip(fine_vox, fine_mm, strict=True))]
     last = [low + (n - 1) * step for low, n, step in zip(first, fine_vox, fine_mm, strict=True)]
     lattice = Lattice(first, last, random, device)
-    axes = [torch.arange(n, device=device) * step + low for low, n, step in zip(first, fine_vox, fine_mm, strict=True)]
+    axes = [torch.arange(n, device=device, dtype=torch.float32) * step + low for low, n, step in zip(first, fine_vox, fine_mm, strict=True)]
     spread = random.uniform(HU_SLOT, len(TISSUE_HU))
     hu = {name: row[phase] + row[2] * (2.0 * float(u) - 1.0) for (name, row), u in zip(TISSUE_HU.items(), spread, strict=True)}
     canvas = Canvas(Grid(axes, lattice), hu, math.sqrt(sum(step**2 for step in fine_mm) / 3 + EDGE_MM**2))
@@ -129,8 +131,10 @@ def _noise(random: Random, shape: Sequence[int], spacing_mm: Sequence[float], de
     halves = rng.halfwords(random.seed, uid, rng.Purpose.PHANTOM, torch.arange(index_count, device=device)[None])
     white = math.sqrt(2.0) * torch.erfinv((halves.flatten()[:n].to(torch.float32) - 32767.5) / 32768.0)
     blur_mm = [math.hypot(0.4 * spacing, floor) for spacing, floor in zip(spacing_mm, (0.75, 0.75, 1.0), strict=True)]
-    frequency = [torch.fft.fftfreq(m, spacing, device=device) for m, spacing in zip(shape[:2], spacing_mm[:2], strict=True)]
-    frequency.append(torch.fft.rfftfreq(shape[2], spacing_mm[2], device=device))
+    frequency = [
+        torch.fft.fftfreq(m, spacing, dtype=torch.float32, device=device) for m, spacing in zip(shape[:2], spacing_mm[:2], strict=True)
+    ]
+    frequency.append(torch.fft.rfftfreq(shape[2], spacing_mm[2], dtype=torch.float32, device=device))
     i, j, k = (torch.exp(-2.0 * (math.pi * width * f) ** 2) for width, f in zip(blur_mm, frequency, strict=True))
     ramp = (frequency[0][:, None] ** 2 + frequency[1] ** 2) ** 0.25
     response = (ramp * i[:, None] * j)[:, :, None] * k

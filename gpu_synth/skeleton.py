@@ -36,7 +36,7 @@ def ribs(person: Person, grid: Grid, cavity: Tensor) -> Ribs:
     norm = (((cavity - 5.6) / RIB_HALF_MM[0]) ** 2 + (along / RIB_HALF_MM[1]) ** 2).sqrt()
     bar = torch.maximum((norm - 1.0) * RIB_HALF_MM[0], 24.0 - x.abs())
     past = y - (person.spine_y - 12.0 + 34.0 * rank).clamp_max(person.spine_y + 74.0)
-    return Ribs(torch.maximum(bar, past), torch.maximum(torch.maximum(bar, -past), 14.0 - x.abs()) + 40.0 * (rank < 2))
+    return Ribs(torch.maximum(bar, past), torch.maximum(torch.maximum(bar, -past), 14.0 - x.abs()) + 40.0 * (rank < 2).float())
 
 
 @dataclass(frozen=True)

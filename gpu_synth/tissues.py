@@ -41,7 +41,7 @@ class Canvas:
 
     def __init__(self, grid: Grid, hu: dict[str, float], edge_mm: float) -> None:
         self.grid, self.hu, self.edge_mm = grid, hu, edge_mm
-        self.image = torch.full(grid.shape, hu["air"], device=grid.device)
+        self.image = torch.full(grid.shape, hu["air"], dtype=torch.float32, device=grid.device)
 
     def cover(self, distance: Tensor) -> Tensor:
         """Share of each voxel that a body fills."""
@@ -90,9 +90,11 @@ def _wall(canvas: Canvas, person: Person, bodies: Bodies) -> Tensor:
     canvas.paint(skin + SKIN_MM, fat)
     grain = grid.noise(51, 8.0)
     canvas.paint(muscle, canvas.hu["muscle"] - 26.0 * (grain - 0.8).clamp_(0.0, 2.0))
-    septa = grid.noise(67, 26.0).abs_() * 15.0 + 0.35 * grain - 0.1 + 30.0 * (grid.y > person.spine_y - 12.0)
+    septa = grid.noise(67, 26.0).abs_() * 15.0 + 0.35 * grain - 0.1 + 30.0 * (grid.y > person.spine_y - 12.0).float()
     canvas.paint(torch.maximum(septa, muscle + 3.0), "fat")
-    seam = ((cavity - 5.5 - 0.8 * grain).abs() - 0.35) + 30.0 * (grid.y < person.spine_y - 30.0) + 30.0 * (grid.x.abs() < 76.0)
+    seam = (
+        ((cavity - 5.5 - 0.8 * grain).abs() - 0.35) + 30.0 * (grid.y < person.spine_y - 30.0).float() + 30.0 * (grid.x.abs() < 76.0).float()
+    )
     canvas.paint(seam, "fat")
     canvas.paint(cavity, fat)
     thread = (grid.noise(52, 24.0) ** 2 + grid.noise(53, 24.0) ** 2).sqrt_() * 15.0 - 1.1

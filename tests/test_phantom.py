@@ -39,6 +39,18 @@ def test_a_person_is_the_same_alone_in_a_batch_and_again():
         assert torch.equal(alone.label[0], batch.label[row])
 
 
+def test_the_surrounding_precision_does_not_matter():
+    plain = phantom(1, (24, 20, 16), (4.0, 4.0, 4.0))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            again = phantom(1, (24, 20, 16), (4.0, 4.0, 4.0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert again.image.dtype == torch.float32
+    assert torch.equal(plain.image, again.image)
+
+
 def test_other_uids_and_seeds_are_other_people():
     livers = [phantom(uid, *COARSE, seed=seed).label.bool() for uid, seed in ((0, 0), (1, 0), (0, 1))]
     for a, b in ((0, 1), (0, 2), (1, 2)):
