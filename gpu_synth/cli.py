@@ -103,3 +103,7 @@ def _help() -> str:
 def _fail(message: str) -> int:
     print(f"gpu-synth: error: {message}", file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

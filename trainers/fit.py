@@ -15,7 +15,6 @@ from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.trainers.module import SegmentationModule
 from gpu_synth.trainers.monitor import SynthesisMonitor
 
-
 # What the libraries say of how this file calls them, or of each other.
 _NOT_FOR_USERS = (
     "LightningCLI's args parameter is intended",

@@ -131,15 +131,20 @@ class SegmentationModule(pl.LightningModule):
             present = bool((label >= least).any())
             dsc = compute_dice((predicted >= least).float(), (label >= least).float(), ignore_empty=False)
             if present or name == "dsc_tumor":
-                self._metric(name if present else "dsc_tumor_empty").update(dsc)
+                self._add(name if present else "dsc_tumor_empty", float(dsc), 1.0)
 
     def _log_scores(self, stage: str) -> None:
         for name in self.scores:
+            self._add(name, 0.0, 0.0)  # so that every rank takes part, whatever its scans held
             metric = self._metric(name)
-            metric.update(0.0, weight=0.0)  # so that every rank takes part, whatever its scans held
             if (mean := metric.compute()).isfinite():
                 self.log(f"{stage}/{name}", mean, prog_bar=name != "dsc_tumor_empty")
-            metric.reset()
+            with torch.inference_mode(False):
+                metric.reset()
+
+    @torch.inference_mode(False)  # Lightning validates in that mode, and what was made in it cannot be added to outside
+    def _add(self, name: str, value: float, weight: float) -> None:
+        self._metric(name).update(value, weight)
 
     def _metric(self, name: str) -> MeanMetric:
         metric = self.scores[name]
