@@ -17,7 +17,7 @@ demo: $(STAMP)  ## phantom cases, a short training, a table and pictures in ./de
 	$(BIN)/gpu-synth demo --out demo-output
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.conform import prepare_ct
-from gpu_synth.kernels.rng import Purpose, to_integer, words
+from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 from gpu_synth.manifest import Case, Manifest, load_manifest, read_patch
 from gpu_synth.trainers.augment import Augmentation, window
 from gpu_synth.trainers.step import SynthesisStep
@@ -22,26 +22,28 @@ Sample = dict[str, Any]
 
 
 class PatchDataset(Dataset[Sample]):
-    """Patches around the organ; which case and where is a function of the run's seed and the sample's uid.
+    """Patches of healthy scans; which case and where is a function of the run's seed and the sample's uid.
 
     Args:
         manifest: Prepared data.
         cases: The cases to take patches of.
         patch_vox: Patch shape.
         seed: The run's seed.
+        organ_share: Share of patches that lie around the organ; the others lie anywhere in the scan.
     """
 
-    def __init__(self, manifest: Manifest, cases: Sequence[Case], patch_vox: Sequence[int], seed: int) -> None:
-        self.manifest, self.cases, self.patch_vox, self.seed = manifest, cases, patch_vox, seed
+    def __init__(self, manifest: Manifest, cases: Sequence[Case], patch_vox: Sequence[int], seed: int, organ_share: float = 1.0) -> None:
+        self.manifest, self.cases, self.patch_vox, self.seed, self.organ_share = manifest, cases, patch_vox, seed, organ_share
 
     def __getitem__(self, uid: int) -> Sample:
         """Read the patch of a uid: `image` int16 HU and `label` uint8 `(1, i, j, k)`, `spacing_mm`, `uid`."""
-        word = words(self.seed, torch.tensor([uid]), Purpose.PATCH, 1, 4)[0, 0]
+        word = words(self.seed, torch.tensor([uid]), Purpose.PATCH, 1, 5)[0, 0]
         case = self.cases[int(to_integer(word[0], 0, len(self.cases) - 1))]
+        first, end = case.organ_bbox_vox if to_uniform(word[4]) < self.organ_share else ((0, 0, 0), case.shape)
         start = []
-        for axis, n in enumerate(self.patch_vox):  # within the organ's box, or around it where the patch is larger
-            first, last = case.organ_bbox_vox[0][axis], case.organ_bbox_vox[1][axis] - n
-            start.append(int(to_integer(word[1 + axis], min(first, last), max(first, last))))
+        for axis, n in enumerate(self.patch_vox):  # within the box, or around it where the patch is larger
+            ends = first[axis], end[axis] - n
+            start.append(int(to_integer(word[1 + axis], min(ends), max(ends))))
         return _sample(self.manifest, case, start, self.patch_vox, uid)
 
 
@@ -138,6 +140,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         patch_vox: Patch shape.
         batch_size: Patches a step and process.
         samples_per_epoch: Patches an epoch, over all processes.
+        organ_share: Share of patches that lie around the organ; the others lie anywhere, so that a network learns what is no organ.
         val_cases: Names of the held-out cases; none: every fifth case, at least one.
         val_margin_mm: What validation and test see around the organ; null: whole scans.
         test_dir: Prepared folder for `test`, such as of annotated scans; none: the held-out cases.
@@ -160,6 +163,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         patch_vox: Sequence[int] = (96, 96, 96),
         batch_size: int = 2,
         samples_per_epoch: int = 500,
+        organ_share: float = 0.75,
         val_cases: Sequence[str] = (),
         val_margin_mm: float | None = 16.0,
         test_dir: str | None = None,
@@ -176,7 +180,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.data_dir, self.test_dir, self.predict_images = data_dir, test_dir, predict_images
         self.patch_vox, self.batch_size, self.samples_per_epoch = tuple(patch_vox), batch_size, samples_per_epoch
         self.val_cases, self.val_margin_mm, self.num_workers, self.seed = tuple(val_cases), val_margin_mm, num_workers, seed
-        self.window_hu, self.augmentation = window_hu, augmentation
+        self.window_hu, self.augmentation, self.organ_share = window_hu, augmentation, organ_share
         self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, **(overrides or {})))
         self.held_out_synthesizer = TumorSynthesizer(preset, prob=1.0, seed=0, scope="volume", **(overrides or {}))
         self.samples_seen = 0
@@ -198,7 +202,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         self.samples_per_epoch -= self.samples_per_epoch % (world * self.batch_size)
-        dataset = PatchDataset(self.manifest, self.training, self.patch_vox, self.seed)
+        dataset = PatchDataset(self.manifest, self.training, self.patch_vox, self.seed, self.organ_share)
         return ResumableLoader(
             dataset,
             self.batch_size,

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpu_synth.phantom import phantom
 from rich.console import Console
 from rich.table import Table
 
+from gpu_synth.phantom import phantom
 from gpu_synth.prepare import prepare
 from gpu_synth.preview import save_png, slices_figure
 from gpu_synth.trainers.augment import window
@@ -19,8 +19,8 @@ from gpu_synth.trainers.monitor import SynthesisMonitor
 from gpu_synth.volumes import save_nifti
 
 CASES = 12
-SHAPE_VOX = (128, 104, 80)
-SPACING_MM = (3.0, 3.0, 3.0)
+SHAPE_VOX = (96, 80, 60)
+SPACING_MM = (4.0, 4.0, 4.0)
 
 
 def demo(out: str | Path = "demo-output") -> int:

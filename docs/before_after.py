@@ -1,0 +1,19 @@
+"""Draw README's first picture: python docs/before_after.py."""
+
+from pathlib import Path
+
+import torch
+
+from gpu_synth import TumorSynthesizer
+from gpu_synth.phantom import phantom
+from gpu_synth.preview import save_png, slices_figure
+
+UID = 9
+SPACING_MM = (1.2, 1.2, 2.0)
+
+healthy = phantom(UID, shape=(256, 230, 112), spacing_mm=SPACING_MM)
+synth = TumorSynthesizer(prob=1.0, scope="volume", class_prob=(0.0, 0.0, 1.0, 0.0, 0.0))
+plan = synth.plan(healthy.image, healthy.label, SPACING_MM, uid=torch.tensor([UID]))
+out = synth.render(healthy.image, healthy.label, plan)
+figure = slices_figure(healthy.image[0, 0], out.image[0, 0], out.label[0, 0], SPACING_MM, slices=1)
+save_png(figure, Path(__file__).with_name("before-after.png"))
