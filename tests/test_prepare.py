@@ -256,7 +256,7 @@ def test_worker_processes_give_the_same_files(tmp_path):
 
 
 def test_what_is_not_prepared_or_was_altered_is_said(tmp_path):
-    with pytest.raises(ValueError, match=r"must hold manifest\.json"):
+    with pytest.raises(ValueError, match=r"must be a folder with manifest\.json"):
         load_manifest(tmp_path)
     write_case(tmp_path)
     manifest = run(tmp_path)
