@@ -43,7 +43,7 @@ def check_labels(organ_label: Any, tumor_label: Any) -> tuple[int, int]:
     return organ_label, tumor_label
 
 
-def check_images(image: Any, label: Any) -> None:
+def check_images(image: Any, label: Any, tumor_label: int) -> None:
     """Refuse images and labels of a wrong kind, shape, type or device.
 
     Raises:
@@ -60,6 +60,8 @@ def check_images(image: Any, label: Any) -> None:
         raise TypeError(f"image must be floating HU, got {image.dtype}; convert it: image.float()")
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise TypeError(f"label must be an integer tensor, got {label.dtype}; convert it: label.to(torch.uint8)")
+    if not torch.iinfo(label.dtype).min <= tumor_label <= torch.iinfo(label.dtype).max:
+        raise ValueError(f"tumor_label must be a value that label can hold, got {tumor_label} for {label.dtype}; convert it: label.int()")
     if image.shape != label.shape:
         raise ValueError(f"label must have the image's shape {tuple(image.shape)}, got {tuple(label.shape)}")
     if image.device != label.device:

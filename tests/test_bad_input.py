@@ -54,6 +54,7 @@ BAD_CALLS = {
     "shapes-differ": ({"label": LABEL[:, :, 1:]}, ValueError, "label must have the image's shape (2, 1, 9, 8, 7), got (2, 1, 8, 8, 7)"),
     "batches-differ": ({"label": LABEL[:1]}, ValueError, "label must have the image's shape (2, 1, 9, 8, 7), got (1, 1, 9, 8, 7)"),
     "devices-differ": ({"label": LABEL.to("meta")}, ValueError, "label must be on the image's device cpu, got meta"),
+    "no-room": ({"tumor_label": 300}, ValueError, "tumor_label must be a value that label can hold, got 300"),
     "no-spacing": ({"spacing_mm": None}, ValueError, "spacing_mm must be given, got None; three millimetres in the tensor's axis order"),
     "zero": ({"spacing_mm": (1, 0, 1)}, ValueError, "spacing_mm must be finite and above 0 mm, got (1, 0, 1); a NIfTI header has it"),
     "negative": ({"spacing_mm": (1, 1, -2)}, ValueError, "spacing_mm must be finite and above 0 mm, got (1, 1, -2)"),
@@ -80,7 +81,8 @@ BAD_CALLS = {
 @pytest.mark.parametrize("mode", ["train", "eval", "plan"])
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
 def test_call_refuses(arguments, error, message, mode):
-    synth = TumorSynthesizer().train(mode == "train")
+    arguments = dict(arguments)
+    synth = TumorSynthesizer(tumor_label=arguments.pop("tumor_label", 2)).train(mode == "train")
     call = synth.plan if mode == "plan" else synth
     with pytest.raises(error, match=re.escape(message)):
         call(**{"image": IMAGE, "label": LABEL, "spacing_mm": ONE_MM, **arguments})
