@@ -4,11 +4,11 @@ import warnings
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.distributed import get_rank, get_world_size, is_available, is_initialized
 from torch.utils.data import get_worker_info
 
-from gpu_synth.plan import TumorPlan
 from gpu_synth.presets import Preset
 
 
@@ -25,41 +25,45 @@ class CountingModule(nn.Module):
     def __init__(self, preset: Preset, seed: int) -> None:
         super().__init__()
         self.preset, self.seed = preset, seed
-        self._counter = 0
-        self._lesions: Tensor | int = 0  # on the device once a batch has come
-        self._skipped: Tensor | int = 0
+        self._counter = torch.zeros((), dtype=torch.int64)  # a tensor of the host, so that compiled code counts on
+        self._made: Tensor | None = None  # on the device: lesions, skipped samples
 
     @property
     def lesions(self) -> int:
         """Lesions synthesised by `forward` so far. Waits for the device."""
-        return int(self._lesions)
+        return 0 if self._made is None else int(self._made[0])
 
     @property
     def skipped(self) -> int:
         """Samples that `forward` could not alter so far: no place in the organ, or a tumour already there. Waits for the device."""
-        return int(self._skipped)
+        return 0 if self._made is None else int(self._made[1])
 
-    def count(self, plan: TumorPlan) -> None:
-        """Add a plan to the counters, without waiting for the device."""
-        self._lesions = self._lesions + plan.active.sum()
-        self._skipped = self._skipped + plan.skipped.sum()
+    def count(self, made: Int[Tensor, "2"]) -> None:
+        """Add lesions made and samples skipped to the counters, without waiting for the device."""
+        self._made = made if self._made is None else self._made + made
 
     def next_uids(self, image: Tensor) -> Tensor:
-        """Count on: this rank's share of the next ordinals."""
-        if get_worker_info() is not None:
+        """Count on: this rank's share of the next ordinals.
+
+        Raises:
+            ValueError: In evaluation mode, which uses no ordinals up, or in a process that counts beside others.
+        """
+        if not self.training:
+            raise ValueError("uid must be given in evaluation mode, got None; name the samples, such as torch.arange(b), or call .train()")
+        if not torch.compiler.is_compiling() and get_worker_info() is not None:
             raise ValueError("uid must be given inside a DataLoader worker, got None; each worker would count the same samples")
         rank, world = (get_rank(), get_world_size()) if is_available() and is_initialized() else (0, 1)
-        first = self._counter + rank * len(image)
+        uid = self._counter + (rank * len(image) + torch.arange(len(image)))
         self._counter += world * len(image)
-        return torch.arange(first, first + len(image), device=image.device)
+        return uid.to(image.device, non_blocking=True)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Snapshot for `state_dict`: what the next call depends on."""
-        return {"seed": self.seed, "counter": self._counter, "preset": self.preset.name, "preset_digest": self.preset.digest()}
+        return {"seed": self.seed, "counter": int(self._counter), "preset": self.preset.name, "preset_digest": self.preset.digest()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on where the snapshot was taken; a preset that differs is kept, and said."""
-        self.seed, self._counter = int(state["seed"]), int(state["counter"])
+        self.seed, self._counter = int(state["seed"]), torch.tensor(int(state["counter"]))
         if state["preset_digest"] != self.preset.digest():
             warnings.warn(
                 f"the saved synthesizer drew from preset {state['preset']!r} ({state['preset_digest']}), this one draws from "

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from os import PathLike
 from typing import Any, Literal
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from gpu_synth.files import whole_file
 from gpu_synth.kernels import _host
+from gpu_synth.kernels._cells import Field, cell_vox
 from gpu_synth.kernels.shape import AXIS_PAIRS, box_vox
-from gpu_synth.kernels.texture import Field, Normalised, cell_vox
+from gpu_synth.kernels.texture import Normalised, Texture
 from gpu_synth.table import Bounds
 
 Spacing = tuple[float, float, float]
@@ -46,7 +48,7 @@ class TumorPlan:
         contrast_hu: HU of a lesion less HU of the organ, at full texture.
         edge_sigma_mm: Width of the blur of edges.
         density_sigma_mm: Width of the smoothing of the density.
-        density_low: Least value of the smoothed noise in the whole.
+        density_low: Least value of the smoothed noise in the whole, an integer.
         density_high: Its greatest value.
         density_scale: Range of the density.
         density_offset: Its lowest value.
@@ -68,8 +70,8 @@ class TumorPlan:
     contrast_hu: Float[Tensor, " b"]
     edge_sigma_mm: Float[Tensor, " b"]
     density_sigma_mm: Float[Tensor, " b"]
-    density_low: Float[Tensor, " b"]
-    density_high: Float[Tensor, " b"]
+    density_low: Int[Tensor, " b"]
+    density_high: Int[Tensor, " b"]
     density_scale: Float[Tensor, " b"]
     density_offset: Float[Tensor, " b"]
     grain_sigma_mm: Float[Tensor, " b"]
@@ -102,19 +104,22 @@ class TumorPlan:
 
     def shapes_vox(self) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
         """Semi-axes `(b, slots, 3)`, elastic displacements `(b, slots, 3, 2, 3, 3)` and slots' boxes, for samples of one spacing."""
-        spacing = on_device(self.spacing_mm[0], self.device)
+        spacing_mm = self.spacing_mm[0]
+        along_pairs = tuple((spacing_mm[a], spacing_mm[b]) for a, b in AXIS_PAIRS)
         boxes = [box_vox(radius, self.spacing_mm[0]) for radius in self.bounds.slot_radius_mm]
-        return self.radii_mm / spacing, self.elastic_mm / spacing[list(AXIS_PAIRS), None, None], boxes
+        elastic_vox = self.elastic_mm / on_device(along_pairs, self.device)[..., None, None]
+        return self.radii_mm / on_device(spacing_mm, self.device), elastic_vox, boxes
 
     def edges_vox(self) -> tuple[Tensor, tuple[float, float, float]]:
         """Widths of edges `(b, 3)` and their bound along each axis, for samples of one spacing."""
         return _widths_vox(self.edge_sigma_mm, self.bounds.edge_sigma_mm, self.spacing_mm[0])
 
-    def texture_field(self) -> tuple[Field, Normalised]:
-        """The texture's random field and how it becomes a density, for samples of one spacing."""
+    def texture_field(self) -> tuple[Field, Texture]:
+        """The texture's random field and how it becomes a texture, for samples of one spacing."""
         norm = Normalised(self.density_low, self.density_high, self.density_scale, self.density_offset)
         sigmas = (self.density_sigma_mm, self.grain_sigma_mm)
-        return texture_field(self.seed, self.uid, self.whole_vox, self.spacing_mm[0], *sigmas, self.bounds), norm
+        field = texture_field(self.seed, self.uid, self.whole_vox, self.spacing_mm[0], *sigmas, self.bounds)
+        return field, Texture(norm, self.texture_gain)
 
     @staticmethod
     def cat(plans: Sequence["TumorPlan"]) -> "TumorPlan":
@@ -236,8 +241,9 @@ def texture_field(
     return Field(seed, uid, whole_vox, cell_vox(bounds.grain_sigma_mm[0], spacing_mm), *density, *grain)
 
 
-def on_device(values: Sequence[Any], device: torch.device) -> Float[Tensor, "..."]:
-    """Host numbers as a float32 tensor, without waiting for the device."""
+@lru_cache(maxsize=256)
+def on_device(values: tuple[Any, ...], device: torch.device) -> Float[Tensor, "..."]:
+    """Host numbers as a float32 tensor, copied once and without waiting for the device."""
     return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
 
 

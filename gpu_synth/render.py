@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _host
-from gpu_synth.kernels.blend import blend, relabel
-from gpu_synth.kernels.gaussian import TRUNCATE, gaussian
-from gpu_synth.kernels.shape import instance_map
-from gpu_synth.kernels.texture import Box, texture
+from gpu_synth.kernels._cells import Box
+from gpu_synth.kernels.blend import blend_
+from gpu_synth.kernels.edge import edge
+from gpu_synth.kernels.gaussian import TRUNCATE
+from gpu_synth.kernels.shape import Instances, instance_map
+from gpu_synth.kernels.texture import texture
 from gpu_synth.plan import Spacing, TumorPlan
 from gpu_synth.precision import full_precision
 
@@ -55,48 +57,80 @@ class Render:
         return out
 
 
-def render(image: Tensor, label: Tensor, plan: TumorPlan, origin_vox: Sequence[int], organ_label: int, tumor_label: int) -> Render:
-    """Render a plan into healthy images; arguments are checked by `TumorSynthesizer.render`.
+class Lesions(NamedTuple):
+    """What is to be blended into samples of one spacing: everything that depends on plan and labels, and not on the image."""
 
-    Samples of one spacing are rendered together on an accelerator, where nothing may be read back. On the host each is rendered
-    alone, and only where its lesions are: the same bits in any batch, for less work.
+    rows: slice  # which samples of the batch
+    window: tuple[slice, ...]  # where in them
+    number: Int[Tensor, "b i j k"]  # int16; which lesion holds a voxel, everywhere
+    occupancy: Tensor  # in the window, as `edge` gives it
+    texture: Tensor  # in the window, as `texture` gives it
+    contrast_hu: Float[Tensor, " b"]
+
+
+def lesions_of(label: Tensor, plan: TumorPlan, origin_vox: Sequence[int], organ_label: int, backend: str) -> list[Lesions]:
+    """Shape ▶ edge ▶ texture, for `(b, 1, i, j, k)` labels.
+
+    Samples of one spacing are worked on together where nothing may be read back. On the host each is worked on alone, and only where
+    its lesions are: the same bits in any batch, for less work.
     """
-    out = Render(image.clone(), label.clone(), torch.zeros_like(label, dtype=torch.int16), plan, image)
-    with full_precision(image.device):
-        for rows in together(plan.spacing_mm, image.device):
-            part = plan[rows]
-            if not _host.on_host(image.device) or part.active.any():
-                _render_part(out.image[rows, 0], out.label[rows, 0], out.instances[rows, 0], part, origin_vox, organ_label, tumor_label)
-    return out
+    with full_precision(label.device):
+        return [
+            _lesions_of(label[rows, 0], plan, rows, origin_vox, organ_label, backend)
+            for rows in together(plan.spacing_mm, backend, label.device)
+        ]
 
 
-def _render_part(
-    image: Tensor, label: Tensor, instances: Tensor, plan: TumorPlan, origin_vox: Sequence[int], organ_label: int, tumor_label: int
-) -> None:
-    """Render samples of one spacing into `(b, i, j, k)` views, in place."""
-    organ = label == organ_label
-    origin = torch.tensor(origin_vox).to(plan.device, non_blocking=True)
-    instances.copy_(instance_map(plan.centre_vox - origin, *plan.shapes_vox(), plan.active, organ))
+def _lesions_of(label: Tensor, whole_plan: TumorPlan, rows: slice, origin_vox: Sequence[int], organ_label: int, backend: str) -> Lesions:
+    plan = whole_plan if rows == slice(0, len(whole_plan)) else whole_plan[rows]
+    looks = looks_at_values(backend, label.device)
+    if looks and not plan.active.any():
+        nowhere = torch.zeros_like(label[:0], dtype=torch.float32)
+        return Lesions(rows, (slice(0, 0),), torch.zeros_like(label, dtype=torch.int16), nowhere, nowhere, plan.contrast_hu[:0])
     edge_vox, edge_bound_vox = plan.edges_vox()
-    box = _changing(instances, edge_bound_vox)
+    instances = instance_map(plan.centre_vox, *plan.shapes_vox(), plan.active, label, organ_label, origin_vox, backend)
+    box = _changing(instances.number, edge_bound_vox) if looks else _everything(label)
     window = (slice(None), *(slice(start, end) for start, end in box))
-    occupancy = gaussian((instances[window] > 0).to(torch.float32), edge_vox, edge_bound_vox)
-    grain = texture(*plan.texture_field(), plan.texture_gain, shifted(box, origin_vox))
-    image[window] = blend(image[window], organ[window], occupancy, grain, plan.contrast_hu)
-    label[window] = relabel(label[window], instances[window], tumor_label)
+    occupancy, changing = edge(Instances(instances.number[window], instances.touched), edge_vox, edge_bound_vox, backend)
+    grain = texture(*plan.texture_field(), shifted(box, origin_vox), changing, backend)
+    return Lesions(rows, window, instances.number, occupancy, grain, plan.contrast_hu)
 
 
-def _changing(instances: Tensor, edge_bound_vox: Sequence[float]) -> Box:
-    """Box that holds every voxel that can change: lesions and their edges where the host may look, else everything."""
+def composite(
+    image: Tensor, label: Tensor, lesions: Sequence[Lesions], organ_label: int, tumor_label: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Blend lesions into copies of image and label."""
+    image, label = (x.clone(memory_format=torch.contiguous_format) for x in (image, label))
+    for rows, window, number, occupancy, grain, contrast_hu in lesions:
+        into = (image[rows, 0][window], label[rows, 0][window])
+        blend_(*into, number[window], occupancy, grain, contrast_hu, organ_label, tumor_label, backend)
+    return image, label
+
+
+def render(
+    image: Tensor, label: Tensor, plan: TumorPlan, origin_vox: Sequence[int], organ_label: int, tumor_label: int, backend: str
+) -> Render:
+    """Render a plan into healthy images; arguments are checked by `TumorSynthesizer.render`."""
+    lesions = lesions_of(label, plan, origin_vox, organ_label, backend)
+    new_image, new_label = composite(image, label, lesions, organ_label, tumor_label, backend)
+    number = lesions[0].number if len(lesions) == 1 else torch.cat([part.number for part in lesions])
+    return Render(new_image, new_label, number[:, None], plan, image)
+
+
+def _changing(number: Tensor, edge_bound_vox: Sequence[float]) -> Box:
+    """Box that holds every voxel that can change: lesions and their edges. Looks at the values."""
     ends = []
-    for axis, (n, edge) in enumerate(zip(instances.shape[1:], edge_bound_vox, strict=True), start=1):
-        start, end = 0, n
-        if _host.on_host(instances.device):
-            used = instances.amax([other for other in range(4) if other != axis]).nonzero()[:, 0].tolist() or [0]
-            reach = int(TRUNCATE * edge + 0.5)
-            start, end = max(0, used[0] - reach), min(n, used[-1] + 1 + reach)
-        ends.append((start, end))
+    for axis, (n, edge_vox) in enumerate(zip(number.shape[1:], edge_bound_vox, strict=True), start=1):
+        used = number.amax([other for other in range(4) if other != axis]).nonzero()[:, 0].tolist() or [0]
+        reach = int(TRUNCATE * edge_vox + 0.5)
+        ends.append((max(0, used[0] - reach), min(n, used[-1] + 1 + reach)))
     return ends[0], ends[1], ends[2]
+
+
+def _everything(label: Tensor) -> Box:
+    """Box of all voxels."""
+    _, i, j, k = label.shape
+    return (0, i), (0, j), (0, k)
 
 
 def shifted(box: Box, by_vox: Sequence[int]) -> Box:
@@ -105,9 +139,14 @@ def shifted(box: Box, by_vox: Sequence[int]) -> Box:
     return i, j, k
 
 
-def together(spacing_mm: Sequence[Spacing], device: torch.device) -> list[slice]:
-    """Which samples are worked on at once: one by one on the host, runs of one spacing elsewhere."""
-    if _host.on_host(device):
+def looks_at_values(backend: str, device: torch.device) -> bool:
+    """Whether work is spared by looking at values: the twins do on the host, where that waits for nothing; kernels never do."""
+    return backend == "torch" and _host.on_host(device)
+
+
+def together(spacing_mm: Sequence[Spacing], backend: str, device: torch.device) -> list[slice]:
+    """Which samples are worked on at once: one by one where values are looked at, runs of one spacing elsewhere."""
+    if looks_at_values(backend, device):
         return [slice(n, n + 1) for n in range(len(spacing_mm))]
     starts = [n for n in range(len(spacing_mm)) if n == 0 or spacing_mm[n] != spacing_mm[n - 1]]
     return [slice(*ends) for ends in zip(starts, [*starts[1:], len(spacing_mm)], strict=True)]

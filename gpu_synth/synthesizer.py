@@ -1,5 +1,6 @@
 """TumorSynthesizer: healthy CT in, the same CT with tumours out. The published method, in the order in which it is told."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,12 @@ from torch import Tensor
 from gpu_synth import presets
 from gpu_synth.checks import check_choice, check_images, check_labels, check_plan, check_prob, check_seed, check_spacing, check_uid
 from gpu_synth.counting import CountingModule
-from gpu_synth.kernels import texture
-from gpu_synth.kernels.placement import place
+from gpu_synth.graph import Replays
+from gpu_synth.kernels._launch import BACKENDS, compile_all, resolve
+from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
+from gpu_synth.kernels.texture import statistics
+from gpu_synth.operator import synthesize
 from gpu_synth.plan import SCOPES, Scope, Spacing, TumorPlan, on_device, texture_field
 from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, render, together
@@ -26,10 +30,11 @@ class TumorSynthesizer(CountingModule):
         preset: What to draw from: one of `presets.names()`.
         prob: Probability that a sample is altered.
         seed: Key of all randomness.
-        backend: "torch", or "auto" for the fastest there is.
+        backend: "cupy" for CUDA kernels, "torch" for torch operations, "auto" for the fastest there is.
         scope: "patch": the arrays given are all there is. "volume": they are a whole case, of which crops may be rendered.
         organ_label: Number of the organ in the labels.
         tumor_label: Number of the tumours.
+        graph: Replay a CUDA graph in `forward`, one for each shape and spacing: for batches of few of them. Kernels only.
         **overrides: Fields of the preset, and their new values.
 
     Raises:
@@ -47,13 +52,25 @@ class TumorSynthesizer(CountingModule):
         scope: Scope = "patch",
         organ_label: int = 1,
         tumor_label: int = 2,
+        graph: bool = False,
         **overrides: Any,
     ) -> None:
         super().__init__(presets.get(preset, **overrides), check_seed(seed))
-        check_choice("backend", backend, ("auto", "torch"))
+        check_choice("backend", backend, BACKENDS)
         check_choice("scope", scope, SCOPES)
-        self.prob, self.scope = check_prob("prob", prob), scope
+        compile_all(backend)
+        self.backend, self.prob, self.scope = backend, check_prob("prob", prob), scope
         self.organ_label, self.tumor_label = check_labels(organ_label, tumor_label)
+        self.replays = Replays() if graph else None
+        options = {
+            "preset": preset,
+            "prob": prob,
+            "backend": backend,
+            "scope": scope,
+            "organ_label": organ_label,
+            "tumor_label": tumor_label,
+        }
+        self.recipe = json.dumps({**options, **overrides})  # what makes another one like it
 
     def forward(
         self, image: Float[Tensor, "b 1 i j k"], label: Int[Tensor, "b 1 i j k"], spacing_mm: Any = None, uid: Tensor | None = None
@@ -73,60 +90,55 @@ class TumorSynthesizer(CountingModule):
             TypeError: An argument has a wrong type or dtype.
             ValueError: An argument has a wrong shape or value.
         """
+        check_images(image, label, self.organ_label, self.tumor_label)
+        spacing = check_spacing(spacing_mm, len(image))
         if uid is None and not self.training:
-            check_images(image, label, self.tumor_label)
-            check_spacing(spacing_mm, len(image))
             return image, label
-        plan = self.plan(image, label, spacing_mm, uid)
-        out = self.render(image, label, plan)
-        self.count(plan)
-        return out.image, out.label
+        uid = self.next_uids(image) if uid is None else check_uid(uid, image)
+        new_image, new_label, made = synthesize(self, image, label, spacing, uid)
+        self.count(made)
+        return new_image, new_label
 
     @torch.no_grad()
     def plan(self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None) -> TumorPlan:
         """Draw all that is random. Arguments and errors are those of `forward`; without `uid`, the next ones are used up."""
-        check_images(image, label, self.tumor_label)
+        check_images(image, label, self.organ_label, self.tumor_label)
         spacing = check_spacing(spacing_mm, len(image))
         uid = self.next_uids(image) if uid is None else check_uid(uid, image)
-        label = label.as_subclass(Tensor)
-        with full_precision(image.device):
-            return TumorPlan.cat([self._plan(label[rows, 0], spacing[rows], uid[rows]) for rows in together(spacing, label.device)])
+        return self.sample_plan(label.as_subclass(Tensor), spacing, uid)
 
-    def _plan(self, label: Tensor, spacing_mm: Sequence[Spacing], uid: Tensor) -> TumorPlan:
+    def sample_plan(self, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> TumorPlan:
+        """Draw a plan, its arguments unchecked."""
+        backend = resolve(self.backend, label.device)
+        with full_precision(label.device):
+            runs = together(spacing, backend, label.device)
+            return TumorPlan.cat([self._sample(label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
+
+    def _sample(self, label: Tensor, spacing_mm: tuple[Spacing, ...], uid: Tensor, backend: str) -> TumorPlan:
         """Plan samples of one spacing."""
-        preset, bounds = self.preset, Bounds.of(self.preset)
-        draws = draw(*parameter_table(preset, self.prob, uid.device), slots_of(preset), self.seed, uid)
-
-        margin_vox = [max(1, round(preset.erosion_mm / spacing)) for spacing in spacing_mm[0]]
+        preset, bounds, slots = self.preset, Bounds.of(self.preset), slots_of(self.preset)
+        i, j, k = (max(1, round(preset.erosion_mm / spacing)) for spacing in spacing_mm[0])
+        site = Site(self.organ_label, self.tumor_label, (i, j, k), preset.axial_axis)
         extent = on_device(preset.extent, uid.device)
-        centre_vox, possible = place(label == self.organ_label, draws.place_words, margin_vox, extent, preset.axial_axis)
-        possible = possible & ~(label == self.tumor_label).flatten(1).any(1)
+        centre_vox, possible = place(label, site, extent, sum(slots), self.seed, uid, backend)
+        draws = draw(*parameter_table(preset, self.prob, uid.device), slots, self.seed, uid, possible, backend)
 
         whole_vox = (label.shape[1], label.shape[2], label.shape[3])
         field = texture_field(self.seed, uid, whole_vox, spacing_mm[0], draws.density_sigma_mm, draws.grain_sigma_mm, bounds)
-        norm, grain_mean = texture.statistics(field, draws.density_scale, draws.density_offset, preset.texture_threshold)
+        drawn = (draws.density_scale, draws.density_offset, draws.texture_gain)
+        norm, texture_gain = statistics(field, *drawn, preset.texture_threshold, backend)
 
         return TumorPlan(
             seed=self.seed,
             scope=self.scope,
             whole_vox=whole_vox,
-            spacing_mm=tuple(spacing_mm),
+            spacing_mm=spacing_mm,
             bounds=bounds,
             uid=uid,
-            skipped=draws.altered & ~possible,
-            active=draws.active & (draws.altered & possible)[:, None],
             centre_vox=centre_vox,
-            radii_mm=draws.radii_mm,
-            elastic_mm=draws.elastic_mm,
-            contrast_hu=draws.contrast_hu,
-            edge_sigma_mm=draws.edge_sigma_mm,
-            density_sigma_mm=draws.density_sigma_mm,
             density_low=norm.low,
             density_high=norm.high,
-            density_scale=norm.scale,
-            density_offset=norm.offset,
-            grain_sigma_mm=draws.grain_sigma_mm,
-            texture_gain=draws.texture_gain / grain_mean,
+            **draws._replace(texture_gain=texture_gain)._asdict(),
         )
 
     @torch.no_grad()
@@ -143,6 +155,7 @@ class TumorSynthesizer(CountingModule):
             TypeError: An argument has a wrong type or dtype.
             ValueError: The plan does not belong to these images.
         """
-        check_images(image, label, self.tumor_label)
+        check_images(image, label, self.organ_label, self.tumor_label)
         origin = check_plan(plan, image, origin_vox)
-        return render(image.as_subclass(Tensor), label.as_subclass(Tensor), plan, origin, self.organ_label, self.tumor_label)
+        image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
+        return render(image, label, plan, origin, self.organ_label, self.tumor_label, resolve(self.backend, image.device))

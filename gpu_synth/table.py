@@ -37,7 +37,7 @@ def parameter_table(preset: Preset, prob: float, device: torch.device) -> tuple[
     """Pack a preset into the flat table that `kernels.plan.draw` reads: the scan's row, and a row for each size group."""
     scan = torch.zeros(Scan.COLUMNS, dtype=torch.float32)
     scan[Scan.ALTER_PROB] = prob
-    scan[Scan.CLASS_PROB : Scan.CLASS_PROB + len(preset.class_prob)] = torch.tensor(preset.class_prob, dtype=torch.float32)
+    scan[Scan.CLASS_END : Scan.CLASS_END + len(preset.class_prob)] = torch.tensor(preset.class_prob, dtype=torch.float64).cumsum(0)
     scan[Scan.GRAIN_FINE_PROB] = preset.grain_fine_prob
     for column in (c for c in Scan if c.name.endswith(("_MM", "_SCALE", "_OFFSET", "_GAIN", "_HU"))):
         scan[column : column + 2] = torch.tensor(getattr(preset, column.name.lower()), dtype=torch.float32)
@@ -45,4 +45,5 @@ def parameter_table(preset: Preset, prob: float, device: torch.device) -> tuple[
     for ranges in (Group.RADIUS_MM, Group.COUNT, Group.MIX_COUNT, Group.ELASTIC_SIGMA_MM):
         groups[:, ranges : ranges + 2] = torch.tensor(getattr(preset, ranges.name.lower()), dtype=torch.float32)
     groups[:, Group.ELASTIC_SIGMA_INTEGER] = torch.tensor(preset.elastic_sigma_integer)
-    return scan.to(device), groups.to(device)
+    groups[:, Group.SLOTS] = torch.tensor(slots_of(preset))
+    return scan.to(device, non_blocking=True), groups.to(device, non_blocking=True)

@@ -3,26 +3,28 @@
 The table has one row for the scan and one for each size group; `Scan` and `Group` name their columns. Lesions live in a fixed number
 of slots, the groups one after another, so nothing about a plan's shapes depends on what was drawn.
 
-Cost: 10 words a scan, 6 + 54 a slot; some 1800 words a scan at 28 slots.
+Cost: 10 words a scan, 4 + 54 a slot; some 1700 words a scan at 28 slots.
 """
 
 from collections.abc import Sequence
 from enum import IntEnum, unique
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from gpu_synth.kernels import _launch
 from gpu_synth.kernels.rng import Purpose, to_integer, to_normal, to_uniform, words
 
 
 @unique
 class Scan(IntEnum):
-    """Columns of the scan's row; a range takes two, its low and its high, and the size classes' probabilities five."""
+    """Columns of the scan's row; a range takes two, its low and its high; the size classes' running sum of probabilities five."""
 
     ALTER_PROB = 0
-    CLASS_PROB = 1
+    CLASS_END = 1
     DENSITY_SIGMA_MM = 6
     DENSITY_SCALE = 8
     DENSITY_OFFSET = 10
@@ -37,14 +39,15 @@ class Scan(IntEnum):
 
 @unique
 class Group(IntEnum):
-    """Columns of a size group's row: low and high of each range, then a flag."""
+    """Columns of a size group's row: low and high of each range, then a flag and the group's slots."""
 
     RADIUS_MM = 0
     COUNT = 2
     MIX_COUNT = 4
     ELASTIC_SIGMA_MM = 6
     ELASTIC_SIGMA_INTEGER = 8
-    COLUMNS = 9
+    SLOTS = 9
+    COLUMNS = 10
 
 
 @unique
@@ -68,13 +71,12 @@ ELASTIC_WORDS = 3 * 2 * 3 * 3  # axis pairs, axes of a pair, control points
 
 
 class Draws(NamedTuple):
-    """What was drawn, before anything is known of the organ."""
+    """What was drawn."""
 
-    altered: Bool[Tensor, " b"]
+    skipped: Bool[Tensor, " b"]  # to be altered, and cannot be
     active: Bool[Tensor, "b slots"]
     radii_mm: Float[Tensor, "b slots 3"]
     elastic_mm: Float[Tensor, "b slots 3 2 3 3"]
-    place_words: Int[Tensor, "b slots 2"]
     density_sigma_mm: Float[Tensor, " b"]
     density_scale: Float[Tensor, " b"]
     density_offset: Float[Tensor, " b"]
@@ -90,6 +92,8 @@ def draw(
     slots: Sequence[int],
     seed: int,
     uid: Int[Tensor, " b"],
+    possible: Bool[Tensor, " b"],
+    backend: str = "torch",
 ) -> Draws:
     """Draw everything that a scan and its lesions need.
 
@@ -99,24 +103,42 @@ def draw(
         slots: Lesion slots of each group; at least the most lesions that the table allows it.
         seed: The run's seed.
         uid: The samples' ordinals in the run.
+        possible: Samples that can hold a lesion; the others get none.
+        backend: "torch" or "cupy".
 
     Source: Hu et al. 2022; facts on the published method: class, counts, semi-axes, elastic, texture, edge and contrast draws.
     """
+    return (_draw_cuda if backend == "cupy" else draw_torch)(scan_row, group_rows, slots, seed, uid, possible)
+
+
+def _draw_cuda(scan_row: Tensor, group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tensor, possible: Tensor) -> Draws:
+    b, n, device = len(uid), sum(slots), uid.device
+    skipped, active = torch.empty(b, dtype=torch.bool, device=device), torch.empty(b, n, dtype=torch.bool, device=device)
+    radii_mm, elastic_mm = torch.empty(b, n, 3, device=device), torch.empty(b, n, 3, 2, 3, 3, device=device)
+    scalars = torch.empty(7, b, dtype=torch.float32, device=device)
+    out = [skipped, active, radii_mm, elastic_mm, scalars]
+    arguments: list[object] = [*out, scan_row, group_rows, possible, uid.contiguous(), _launch.key(seed), np.int32(n)]
+    _launch.launch("plan", "draw_kernel", (b, 1, 1), (256, 1, 1), arguments)
+    return Draws(skipped, active, radii_mm, elastic_mm, *scalars.unbind())
+
+
+def draw_torch(scan_row: Tensor, group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tensor, possible: Tensor) -> Draws:
+    """Twin of the kernel."""
     word = words(seed, uid, Purpose.SCAN, 1, Word.WORDS)[:, 0]
 
     def within(which: Word, column: Scan) -> Tensor:
         return to_uniform(word[:, which], scan_row[column], scan_row[column + 1])
 
-    prob_end = scan_row[Scan.CLASS_PROB : Scan.CLASS_PROB + len(slots)].cumsum(0)  # of all classes but the mix, which ends at 1
-    size_class = (to_uniform(word[:, Word.SIZE_CLASS])[:, None] >= prob_end).sum(-1)
+    ends = scan_row[Scan.CLASS_END : Scan.CLASS_END + len(slots)]  # of all classes but the mix, which ends at 1
+    size_class = (to_uniform(word[:, Word.SIZE_CLASS])[:, None] >= ends).sum(-1)
     fine = to_uniform(word[:, Word.GRAIN_FINE]) < scan_row[Scan.GRAIN_FINE_PROB]
-    radii_mm, elastic_mm, place_words = _draw_lesions(group_rows, slots, seed, uid)
+    altered = to_uniform(word[:, Word.ALTER]) < scan_row[Scan.ALTER_PROB]
+    radii_mm, elastic_mm = _draw_lesions(group_rows, slots, seed, uid)
     return Draws(
-        altered=to_uniform(word[:, Word.ALTER]) < scan_row[Scan.ALTER_PROB],
-        active=_draw_counts(group_rows, slots, seed, uid, size_class),
+        skipped=altered & ~possible,
+        active=_draw_counts(group_rows, slots, seed, uid, size_class) & (altered & possible)[:, None],
         radii_mm=radii_mm,
         elastic_mm=elastic_mm,
-        place_words=place_words,
         density_sigma_mm=within(Word.DENSITY_SIGMA, Scan.DENSITY_SIGMA_MM),
         density_scale=within(Word.DENSITY_SCALE, Scan.DENSITY_SCALE),
         density_offset=within(Word.DENSITY_OFFSET, Scan.DENSITY_OFFSET),
@@ -141,11 +163,11 @@ def _draw_counts(group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tenso
     return torch.cat([torch.arange(n, device=uid.device) < wanted[:, group, None] for group, n in enumerate(slots)], 1)
 
 
-def _draw_lesions(group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw semi-axes, elastic control points and placement words for every slot, used or not."""
+def _draw_lesions(group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw semi-axes and elastic control points for every slot, used or not."""
     row = torch.cat([group_rows[group].expand(n, -1) for group, n in enumerate(slots)])
     whole = row.to(torch.int64)
-    word = words(seed, uid, Purpose.LESION, len(row), 6)
+    word = words(seed, uid, Purpose.LESION, len(row), 4)
     radii_mm = to_integer(word[..., :3], whole[:, None, Group.RADIUS_MM], whole[:, None, Group.RADIUS_MM + 1]).to(torch.float32)
     low, high = Group.ELASTIC_SIGMA_MM, Group.ELASTIC_SIGMA_MM + 1
     sigma_mm = torch.where(
@@ -155,4 +177,4 @@ def _draw_lesions(group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tens
     )
     normal = to_normal(words(seed, uid, Purpose.ELASTIC, len(row), ELASTIC_WORDS))
     elastic_mm = (normal * sigma_mm[..., None]).view(*sigma_mm.shape, 3, 2, 3, 3)
-    return radii_mm, elastic_mm, word[..., 4:6]
+    return radii_mm, elastic_mm

@@ -11,11 +11,12 @@ import math
 from collections.abc import Sequence
 from enum import IntEnum
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gpu_synth.kernels import _host
+from gpu_synth.kernels import _host, _launch
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -73,6 +74,7 @@ class Purpose(IntEnum):
     PATCH = 6
     AUGMENT = 7
     PHANTOM = 8
+    PLACEMENT = 9
 
 
 def split64(value: int) -> tuple[int, int]:
@@ -101,7 +103,9 @@ def words(seed: int, uid: Int[Tensor, " b"], purpose: Purpose, slots: int, n: in
     return drawn.permute(1, 2, 3, 0).reshape(len(uid), slots, blocks * 4)[..., :n]
 
 
-def halfwords(seed: int, uid: Int[Tensor, " b"], purpose: Purpose, index: Int[Tensor, "b n"]) -> Int[Tensor, "8 b n"]:
+def halfwords(
+    seed: int, uid: Int[Tensor, " b"], purpose: Purpose, index: Int[Tensor, "b n"], backend: str = "torch"
+) -> Int[Tensor, "8 b n"]:
     """Draw eight 16-bit words for each index: low halves of the four words of a block, then their high halves.
 
     Args:
@@ -109,10 +113,24 @@ def halfwords(seed: int, uid: Int[Tensor, " b"], purpose: Purpose, index: Int[Te
         uid: The samples' ordinals in the run, int64.
         purpose: What the words are for.
         index: Position of each block in its sample's field, in [0, 2³²).
+        backend: "torch" or "cupy".
 
     Returns:
         int32 tensor with values in [0, 2¹⁶).
     """
+    return (_halfwords_cuda if backend == "cupy" else halfwords_torch)(seed, uid, purpose, index)
+
+
+def _halfwords_cuda(seed: int, uid: Tensor, purpose: Purpose, index: Tensor) -> Tensor:
+    out = torch.empty(8, *index.shape, dtype=torch.int32, device=index.device)
+    sizes: list[object] = [np.int64(len(uid)), np.int64(index.shape[1])]
+    arguments: list[object] = [out, uid.contiguous(), index.contiguous(), _launch.key(seed), np.int32(purpose), *sizes]
+    _launch.launch("rng", "halfwords_kernel", (-(-index.numel() // 256), 1, 1), (256, 1, 1), arguments)
+    return out
+
+
+def halfwords_torch(seed: int, uid: Tensor, purpose: Purpose, index: Tensor) -> Tensor:
+    """Twin of the kernel."""
     second = torch.full((), int(purpose) << 16, dtype=torch.int64, device=uid.device)
     drawn = philox((index, second, (uid & _MASK)[:, None], ((uid >> 32) & _MASK)[:, None]), split64(seed)).to(torch.int32)
     return torch.cat([drawn & 0xFFFF, (drawn >> 16) & 0xFFFF])

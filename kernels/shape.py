@@ -8,15 +8,17 @@ moves lines of a byte a voxel. All are exact on the voxel lattice, as the publis
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from gpu_synth.kernels import _host
+from gpu_synth.kernels import _host, _launch
 
 AXIS_PAIRS = ((0, 1), (1, 2), (0, 2))
+TILE_VOX = (8, 8, 32)  # tiles.cuh
 INSIDE = 1.0 - 1e-5  # integer radii tie often: (6/10)² + (8/10)² = 1 is outside
 
 
@@ -60,7 +62,7 @@ def lesion_masks(
 def _pulled_from(control: Float[Tensor, "l 2 3 3"], na: int, nb: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each lattice point of a plane, `(l, na, nb)`: the point it is pulled from, on either axis, and whether that is outside."""
     wa, wb = _spline_weights(na, str(control.device)), _spline_weights(nb, str(control.device))
-    shift = torch.matmul(torch.matmul(wa, control), wb.T).round().to(torch.int64)
+    shift = torch.matmul(wa, torch.matmul(control, wb.T)).round().to(torch.int64)
     a = torch.arange(na, device=control.device)[:, None] + shift[:, 0]
     b = torch.arange(nb, device=control.device) + shift[:, 1]
     outside = (a < 0) | (a >= na) | (b < 0) | (b >= nb)
@@ -75,7 +77,14 @@ def _spline_weights(n: int, device: str) -> Float[Tensor, "n 3"]:
     basis = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6)
     mirrored = np.stack([basis[:, 1], basis[:, 0] + basis[:, 2] + basis[:, 4], basis[:, 3]], 1)
     prefilter = np.linalg.inv(np.array([[4, 2, 0], [1, 4, 1], [0, 2, 4]]) / 6)
-    return torch.tensor(mirrored @ prefilter, dtype=torch.float32, device=device)
+    return torch.tensor(mirrored @ prefilter, dtype=torch.float32).to(device, non_blocking=True)
+
+
+class Instances(NamedTuple):
+    """Which lesion holds a voxel, and which tiles of 8 × 8 × 32 voxels hold any (for the kernels; the twins do without)."""
+
+    number: Int[Tensor, "b i j k"]  # int16; 0 none, n the lesion in slot n − 1
+    touched: UInt8[Tensor, "b ti tj tk"] | None
 
 
 def instance_map(
@@ -84,35 +93,98 @@ def instance_map(
     elastic_vox: Float[Tensor, "b slots 3 2 3 3"],
     boxes: Sequence[tuple[int, int, int]],
     active: Bool[Tensor, "b slots"],
-    organ: Bool[Tensor, "b i j k"],
-) -> Int[Tensor, "b i j k"]:
-    """Number the voxels of every lesion: 0 none, n the lesion in slot n − 1; of several, the lowest.
+    label: Int[Tensor, "b i j k"],
+    organ_label: int,
+    origin_vox: Sequence[int] = (0, 0, 0),
+    backend: str = "torch",
+) -> Instances:
+    """Number the voxels of every lesion; of several that hold a voxel, the lowest.
 
     Args:
-        centre_vox: Lesion centres in the array, which they may lie outside of.
+        centre_vox: Lesion centres in the whole; they may lie outside the array.
         radii_vox: Semi-axes.
         elastic_vox: Displacements at control points, see `lesion_masks`.
         boxes: Box of each slot; slots of equal box stand together.
         active: Slots in use.
-        organ: Voxels that may be lesion.
-
-    Returns:
-        int16 map.
+        label: Labels of the array.
+        organ_label: Number of the organ: only its voxels may be lesion.
+        origin_vox: First voxel of the array in the whole.
+        backend: "torch" or "cupy".
     """
-    shape = organ.shape[1:]
-    canvas = torch.zeros(len(organ), shape[0], shape[2], shape[1], dtype=torch.int16, device=organ.device).transpose(2, 3)
+    run = _instance_map_cuda if backend == "cupy" else instance_map_torch
+    return run(centre_vox, radii_vox, elastic_vox, boxes, active, label, organ_label, origin_vox)
+
+
+def _instance_map_cuda(
+    centre_vox: Tensor,
+    radii_vox: Tensor,
+    elastic_vox: Tensor,
+    boxes: Sequence[tuple[int, int, int]],
+    active: Tensor,
+    label: Tensor,
+    organ_label: int,
+    origin_vox: Sequence[int],
+) -> Instances:
+    label, (b, *shape) = label.contiguous(), label.shape
+    table, spline, gain = _box_table(tuple(boxes), str(label.device))
+    tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]
+    number = torch.empty(label.shape, dtype=torch.int16, device=label.device)
+    touched = torch.zeros(b, *tiles, dtype=torch.uint8, device=label.device)
+    lesions = [tensor.contiguous() for tensor in (centre_vox, radii_vox, elastic_vox, active)]
+    sizes: list[object] = [np.float32(gain), np.int32(len(boxes)), *map(np.int32, shape), *map(np.int32, origin_vox)]
+    arguments: list[object] = [
+        number,
+        touched,
+        *lesions,
+        table,
+        spline,
+        label,
+        _launch.label_kind(label.dtype),
+        np.int64(organ_label),
+        *sizes,
+    ]
+    _launch.launch("shape", "instance_map_kernel", (tiles[2], tiles[0] * tiles[1], b), (256, 1, 1), arguments)
+    return Instances(number, touched)
+
+
+@lru_cache(maxsize=64)
+def _box_table(boxes: tuple[tuple[int, int, int], ...], device: str) -> tuple[Tensor, Tensor, float]:
+    """Boxes as the kernel reads them, the spline weights of all their sides, and how far a displacement can exceed its control values."""
+    sides = sorted({n for box in boxes for n in box})
+    starts = dict(zip(sides, np.cumsum([0, *sides[:-1]]).tolist(), strict=True))
+    weights = torch.cat([_spline_weights(n, "cpu") for n in sides])
+    spline = torch.nn.functional.pad(weights, (0, 1))  # 16 bytes a point
+    gain = 1.001 * float(weights.abs().sum(1).max()) ** 2
+    table = torch.tensor([[*box, *(starts[n] for n in box)] for box in boxes], dtype=torch.int32)
+    return table.to(device), spline.to(device), gain
+
+
+def instance_map_torch(
+    centre_vox: Tensor,
+    radii_vox: Tensor,
+    elastic_vox: Tensor,
+    boxes: Sequence[tuple[int, int, int]],
+    active: Tensor,
+    label: Tensor,
+    organ_label: int,
+    origin_vox: Sequence[int],
+) -> Instances:
+    """Twin of the kernel."""
+    shape = label.shape[1:]
+    canvas = torch.zeros(len(label), shape[0], shape[2], shape[1], dtype=torch.int16, device=label.device).transpose(2, 3)
     for box, slots in reversed([(box, list(slots)) for box, slots in groupby(range(len(boxes)), key=boxes.__getitem__)]):
-        corner = centre_vox - torch.tensor([n // 2 for n in box]).to(organ.device, non_blocking=True)
-        if _host.on_host(organ.device):  # here one may look which slots are in use, and where
+        ahead = torch.tensor([origin + n // 2 for origin, n in zip(origin_vox, box, strict=True)])
+        corner = centre_vox - ahead.to(label.device, non_blocking=True)
+        if _host.on_host(label.device):  # here one may look which slots are in use, and where
             for sample, slot in reversed([(n, slots[0] + m) for n, m in active[:, slots].nonzero().tolist()]):
                 mask = lesion_masks(radii_vox[sample, slot, None], elastic_vox[sample, slot, None], box)[0]
                 _paste_at(canvas[sample], mask, corner[sample, slot].tolist(), slot + 1)
         else:
             masks = lesion_masks(radii_vox[:, slots].flatten(0, 1), elastic_vox[:, slots].flatten(0, 1), box)
-            masks = masks.transpose(2, 3).view(len(organ), len(slots), box[0], box[2], box[1]).transpose(3, 4)
+            masks = masks.transpose(2, 3).view(len(label), len(slots), box[0], box[2], box[1]).transpose(3, 4)
             for n, slot in reversed(list(enumerate(slots))):
                 _paste(canvas, masks[:, n], corner[:, slot], active[:, slot], slot + 1)
-    return canvas.mul_(organ)
+    return Instances(canvas.mul_(label == organ_label), None)
 
 
 def _paste_at(canvas: Tensor, mask: Tensor, corner: Sequence[int], number: int) -> None:

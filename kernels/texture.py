@@ -6,61 +6,53 @@ smoothed voxels by 0.02 % at the narrowest grain, which is 1.1 cells wide.
 
 A cell's noise depends on its absolute position, so windows of a field agree with the whole. What a window cannot know (the whole
 density's least and greatest value, the mean of the grain) are arguments, from `statistics`.
+
+From the noise to the toss, all is integers: noise of 16 bits, weights that add up to 2¹⁵, sums that a float64 holds exactly. So salt is
+the same on every device and in every window, to the last cell.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from gpu_synth.kernels.gaussian import TRUNCATE, apply_matrices, smoothing_matrix
+from gpu_synth.kernels import _launch
+from gpu_synth.kernels._cells import Box, Field, cell_axes, reach_of, to_cells, voxel_axes
+from gpu_synth.kernels.gaussian import INTEGER_BITS, TRUNCATE, apply_matrices, columns_grid, lines_grid, matrices, matrices_torch
 from gpu_synth.kernels.rng import Purpose, halfwords
+from gpu_synth.kernels.shape import TILE_VOX
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # start and end (exclusive) of each axis
 HALFWORDS = 8  # what one Philox block holds: eight cells of density, or a cell's salt
 DENSITY_BITS = 16
-
-
-class Field(NamedTuple):
-    """A texture's random field: its key, its whole, its widths. Widths `(b, 3)` in voxels; bounds are host numbers, one an axis."""
-
-    seed: int
-    uid: Int[Tensor, " b"]
-    whole_vox: tuple[int, int, int]
-    cell_vox: tuple[int, int, int]
-    density_sigma_vox: Float[Tensor, "b 3"]
-    density_bound_vox: Sequence[float]
-    grain_sigma_vox: Float[Tensor, "b 3"]
-    grain_bound_vox: Sequence[float]
-
-    @property
-    def whole_cells(self) -> Box:
-        """All cells of the field."""
-        i, j, k = ((0, -(-n // h)) for n, h in zip(self.whole_vox, self.cell_vox, strict=True))
-        return i, j, k
 
 
 class Normalised(NamedTuple):
     """How smoothed noise becomes a density: to [0, 1] by the whole's range, then scaled and lifted. Each `(b,)`."""
 
-    low: Float[Tensor, " b"]
-    high: Float[Tensor, " b"]
+    low: Int[Tensor, " b"]  # of the smoothed noise, int32
+    high: Int[Tensor, " b"]
     scale: Float[Tensor, " b"]
     offset: Float[Tensor, " b"]
 
 
-def cell_vox(grain_sigma_min_mm: float, spacing_mm: Sequence[float]) -> tuple[int, int, int]:
-    """Voxels a cell, one number an axis: two where the narrowest grain spans three voxels, else one."""
-    i, j, k = (max(1, min(2, round(grain_sigma_min_mm / (1.5 * spacing)))) for spacing in spacing_mm)
-    return i, j, k
+class Texture(NamedTuple):
+    """What is needed to evaluate a field's texture anywhere: how its noise becomes a density, and the factor from grain to texture."""
+
+    norm: Normalised
+    gain: Float[Tensor, " b"]
 
 
 def statistics(
-    field: Field, scale: Float[Tensor, " b"], offset: Float[Tensor, " b"], threshold: float
-) -> tuple[Normalised, Float[Tensor, " b"]]:
+    field: Field,
+    scale: Float[Tensor, " b"],
+    offset: Float[Tensor, " b"],
+    gain: Float[Tensor, " b"],
+    threshold: float,
+    backend: str = "torch",
+) -> Texture:
     """Learn from the whole field what a window of it cannot know.
 
     The grain's mean at a cell is the smoothed density m, its variance m·(1 − m)·Σw² with the smoothing's weights w. The mean over
@@ -70,77 +62,170 @@ def statistics(
         field: The random field.
         scale: Range of the density.
         offset: Its lowest value.
+        gain: Mean that the texture is to have where the grain is above the threshold.
         threshold: Grain above it counts in the mean.
+        backend: "torch" or "cupy".
 
     Returns:
-        How the noise becomes a density, and the mean of the grain where it is above the threshold (1 if it is nowhere).
+        How the noise becomes a density, and `gain` over the mean of the grain where it is above the threshold (over 1 if it is nowhere).
 
     Source: Hu et al. 2022; facts on texture: min-max normalised; beta = U(0.5, 0.55) / mean of t where t > 0.12.
     """
+    return (_statistics_cuda if backend == "cupy" else statistics_torch)(field, scale, offset, gain, threshold)
+
+
+def _statistics_cuda(field: Field, scale: Tensor, offset: Tensor, gain: Tensor, threshold: float) -> Texture:
+    cells, b, device = field.whole_cells, len(scale), scale.device
+    ci, cj, ck = (end for _, end in cells)
+    low, high = torch.empty(b, dtype=torch.int32, device=device), torch.empty(b, dtype=torch.int32, device=device)
+    density = _smooth_noise_cuda(field, cells, (low, high))
+    weights, squares, band = matrices(field.grain_sigma_vox, cell_axes(field, cells, cells, field.grain_bound_vox), backend="cupy")
+    first, second = (torch.empty(density.shape, dtype=torch.float32, device=device) for _ in range(2))
+    norm = Normalised(low, high, scale, offset)
+    sizes: list[object] = [np.int32(ck), np.int32(ck), np.int64(ci * cj)]
+    arguments: list[object] = [first, density, weights[2], band[2], *norm, *sizes]
+    _launch.launch("texture", "mean_lines_kernel", lines_grid(ck, ci * cj, b), (32, 8, 1), arguments)
+    arguments = [second, first, weights[1], band[1], np.int32(cj), np.int32(cj), np.int64(ck), np.int32(ci)]
+    _launch.launch("gaussian", "columns_kernel", columns_grid(cj, ck, b * ci), (128, 1, 1), arguments)
+    grid = columns_grid(ci, cj * ck, b)
+    parts = grid[0] * grid[1]
+    totals = torch.empty(b, parts, dtype=torch.float32, device=device)
+    counts = torch.empty(b, parts, dtype=torch.int32, device=device)
+    sizes = [np.float32(threshold), np.int32(ci), np.int64(cj * ck), np.int32(ck)]
+    arguments = [totals, counts, second, weights[0], band[0], *squares, *sizes]
+    _launch.launch("texture", "moments_kernel", grid, (128, 1, 1), arguments)
+    factor = torch.empty_like(gain)
+    _launch.launch("texture", "gain_kernel", (b, 1, 1), (256, 1, 1), (factor, gain, totals, counts, np.int32(parts)))
+    return Texture(norm, factor)
+
+
+def statistics_torch(field: Field, scale: Tensor, offset: Tensor, gain: Tensor, threshold: float) -> Texture:
+    """Twin of the kernels."""
     cells = field.whole_cells
-    smooth = _smooth_noise(field, cells)
+    smooth = _smooth_noise_torch(field, cells)
     norm = Normalised(smooth.flatten(1).amin(1), smooth.flatten(1).amax(1), scale, offset)
-    rows = _cell_matrices(field, cells, cells, field.grain_sigma_vox, field.grain_bound_vox)
+    rows, share, _ = matrices_torch(field.grain_sigma_vox, cell_axes(field, cells, cells, field.grain_bound_vox), integer=False)
     mean = apply_matrices(_normalise(smooth, norm), rows)
-    share = [(row**2).sum(-1) / h for row, h in zip(rows, field.cell_vox, strict=True)]
     spread = share[0][:, :, None, None] * share[1][:, None, :, None] * share[2][:, None, None, :]
     deviation = (mean * (1.0 - mean)).mul_(spread).clamp_min_(0.0).sqrt_()
-    total, count = torch.zeros_like(norm.low), torch.zeros_like(norm.low)
+    total, count = torch.zeros_like(scale), torch.zeros_like(scale)
     for node, weight in ((-math.sqrt(3.0), 1 / 6), (0.0, 2 / 3), (math.sqrt(3.0), 1 / 6)):
         grain = torch.add(mean, deviation, alpha=node)
         above = (grain > threshold).to(torch.float32)
         total += weight * _sum(grain.mul_(above))
         count += weight * _sum(above)
-    return norm, torch.where(count > 0, total / count.clamp_min(1e-6), 1.0)
+    return Texture(norm, gain / torch.where(count > 0, total / count.clamp_min(1e-6), 1.0))
 
 
-def texture(field: Field, norm: Normalised, gain: Float[Tensor, " b"], box: Box) -> Float[Tensor, "b x y z"]:
+def texture(
+    field: Field, texture: Texture, box: Box, changing: UInt8[Tensor, "b ti tj tk"] | None = None, backend: str = "torch"
+) -> Float[Tensor, "b x y z"]:
     """Evaluate the texture in a box of the whole.
 
     Args:
         field: The random field.
-        norm: How its noise becomes density.
-        gain: Factor on the grain (the drawn gain over the grain's mean).
+        texture: How its noise becomes texture, from `statistics`.
         box: Voxels wanted, absolute in the whole; may reach beyond it, where values are finite and mean nothing.
+        changing: Tiles of the box in which the texture is wanted, for the kernels; elsewhere they may leave anything. All by default.
+        backend: "torch" or "cupy".
 
     Returns:
-        Texture in [0, 1].
+        Texture in [0, 1]: float32, or 65535ths in uint16 from the kernels.
 
     Source: Hu et al. 2022; facts on texture: a = G(noise), b = 1 where a > noise, t = G(b), clip(beta·t, 0, 1).
     """
-    cells = _reach(field, _to_cells(field, box), field.grain_bound_vox)
-    grain = _salt(field, cells, _normalise(_smooth_noise(field, cells), norm))
-    matrices = []
-    for axis, ((start, end), (first, last), h) in enumerate(zip(box, cells, field.cell_vox, strict=True)):
-        sigma = field.grain_sigma_vox[:, axis]
-        voxels = torch.arange(start, end, device=sigma.device).clamp(0, field.whole_vox[axis] - 1)
-        columns = torch.arange(first, last, device=sigma.device)
-        b = len(sigma)
-        matrices.append(
-            smoothing_matrix(
-                sigma, voxels.expand(b, -1), columns.expand(b, -1), field.whole_vox[axis], field.grain_bound_vox[axis], column_cell=h
-            )
-        )
-    return apply_matrices(grain, matrices).mul_(gain[:, None, None, None]).clamp_(0.0, 1.0)
+    return _texture_cuda(field, texture, box, changing) if backend == "cupy" else texture_torch(field, texture, box)
 
 
-def _smooth_noise(field: Field, cells: Box) -> Float[Tensor, "b x y z"]:
-    """Smooth uniform noise, drawn a value a cell and eight cells of the last axis a block."""
-    source = _reach(field, cells, field.density_bound_vox)
+def _texture_cuda(field: Field, texture: Texture, box: Box, changing: Tensor | None) -> Tensor:
+    b, device = len(texture.gain), texture.gain.device
+    shape = [end - start for start, end in box]
+    if changing is None:
+        changing = torch.ones(b, *(-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)), dtype=torch.uint8, device=device)
+    cells = reach_of(field, to_cells(field, box), field.grain_bound_vox)
+    ci, cj, ck = (end - start for start, end in cells)
+    (_, whole_j, whole_k), starts = (end for _, end in field.whole_cells), [start for start, _ in cells]
+    density = _smooth_noise_cuda(field, cells, None)
+    weights, _, band = matrices(field.grain_sigma_vox, voxel_axes(field, box, cells), backend="cupy")
+    reach = [np.int32(TRUNCATE * bound + 0.5 + h) for bound, h in zip(field.grain_bound_vox, field.cell_vox, strict=True)]
+    cell, origin = [np.int32(h) for h in field.cell_vox], [np.int32(start) for start, _ in box]
+    tiles = [np.int32(n) for n in changing.shape[1:]]
+
+    salt = torch.empty(b, ci, cj, shape[2], dtype=torch.uint16, device=device)
+    window = [np.int32(n) for n in (*starts, cj, whole_j, whole_k)]
+    sizes: list[object] = [np.int32(shape[2]), np.int32(ck), np.int64(ci * cj), *window, *cell, *reach[:2], *origin[:2], *tiles]
+    key = [field.uid, changing, _launch.key(field.seed)]
+    arguments: list[object] = [salt, density, weights[2], band[2], *texture.norm, *key, *sizes]
+    _launch.launch("texture", "salt_lines_kernel", lines_grid(shape[2], ci * cj, b), (32, 8, 1), arguments)
+    del density
+    grain = torch.empty(b, ci, *shape[1:], dtype=torch.uint16, device=device)
+    sizes = [np.int32(shape[1]), np.int32(cj), np.int64(shape[2]), np.int32(ci), np.int32(starts[0]), cell[0], reach[0], origin[0], *tiles]
+    arguments = [grain, salt, weights[1], band[1], changing, *sizes]
+    _launch.launch("texture", "grain_columns_kernel", columns_grid(shape[1], shape[2], b * ci), (128, 1, 1), arguments)
+    del salt
+    out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
+    inner = shape[1] * shape[2]
+    sizes = [np.int32(shape[0]), np.int32(ci), np.int64(inner), np.int32(shape[2]), *tiles]
+    arguments = [out, grain, weights[0], band[0], texture.gain, changing, *sizes]
+    _launch.launch("texture", "texture_kernel", columns_grid(shape[0], inner, b), (128, 1, 1), arguments)
+    return out
+
+
+def texture_torch(field: Field, texture: Texture, box: Box) -> Tensor:
+    """Twin of the kernels."""
+    cells = reach_of(field, to_cells(field, box), field.grain_bound_vox)
+    grain = _salt(field, cells, _normalise(_smooth_noise_torch(field, cells), texture.norm))
+    weights = matrices_torch(field.grain_sigma_vox, voxel_axes(field, box, cells), integer=False).weights
+    return apply_matrices(grain, weights).mul_(texture.gain[:, None, None, None]).clamp_(0.0, 1.0)
+
+
+def _smooth_noise_cuda(field: Field, cells: Box, extrema: tuple[Tensor, Tensor] | None) -> Int[Tensor, "b x y z"]:
+    """Smooth uniform noise; also write its least and greatest value where asked."""
+    source, b, device = reach_of(field, cells, field.density_bound_vox), len(field.uid), field.uid.device
+    (ri, rj, rk), (si, sj, sk) = ((end - start for start, end in box) for box in (cells, source))
+    axes = cell_axes(field, cells, source, field.density_bound_vox)
+    weights, _, band = matrices(field.density_sigma_vox, axes, integer=True, backend="cupy")
+    none = _launch.NULL
+    low, high = extrema or (none, none)
+    first = torch.empty(b, si, sj, rk, dtype=torch.int32, device=device)
+    whole = [np.int32(end) for _, end in field.whole_cells[1:]]
+    window = [*(np.int32(start) for start, _ in source), np.int32(sj), *whole]
+    sizes: list[object] = [np.int32(rk), np.int32(sk), np.int64(si * sj), *window]
+    arguments: list[object] = [first, low, high, weights[2], band[2], field.uid, _launch.key(field.seed), *sizes]
+    _launch.launch("texture", "noise_lines_kernel", lines_grid(rk, si * sj, b), (32, 8, 1), arguments)
+    second = torch.empty(b, si, rj, rk, dtype=torch.int32, device=device)
+    arguments = [second, none, none, first, weights[1], band[1], np.int32(rj), np.int32(sj), np.int64(rk), np.int32(si)]
+    _launch.launch("texture", "density_columns_kernel", columns_grid(rj, rk, b * si), (128, 1, 1), arguments)
+    out = torch.empty(b, ri, rj, rk, dtype=torch.int32, device=device)
+    arguments = [out, low, high, second, weights[0], band[0], np.int32(ri), np.int32(si), np.int64(rj * rk), np.int32(1)]
+    _launch.launch("texture", "density_columns_kernel", columns_grid(ri, rj * rk, b), (128, 1, 1), arguments)
+    return out
+
+
+def _smooth_noise_torch(field: Field, cells: Box) -> Int[Tensor, "b x y z"]:
+    """Smooth uniform noise, drawn a value a cell and eight cells of the last axis a block; int32, in units of 2⁻¹⁵ of the noise's."""
+    source = reach_of(field, cells, field.density_bound_vox)
     (i0, i1), (j0, j1), (k0, k1) = source
     block0, block1 = k0 // HALFWORDS, -(-k1 // HALFWORDS)
     _, columns, line = (end for _, end in field.whole_cells)
     index = _positions(((i0, i1), (j0, j1), (block0, block1)), columns, -(-line // HALFWORDS), field.uid)
     drawn = halfwords(field.seed, field.uid, Purpose.DENSITY, index)
-    noise = drawn.to(torch.float32).permute(1, 2, 0).reshape(len(field.uid), i1 - i0, j1 - j0, -1)
-    noise = noise[..., k0 - HALFWORDS * block0 : k1 - HALFWORDS * block0].contiguous()
-    return apply_matrices(noise, _cell_matrices(field, cells, source, field.density_sigma_vox, field.density_bound_vox))
+    noise = drawn.to(torch.float64).sub_(2.0 ** (DENSITY_BITS - 1)).permute(1, 2, 0).reshape(len(field.uid), i1 - i0, j1 - j0, -1)
+    noise = noise[..., k0 - HALFWORDS * block0 : k1 - HALFWORDS * block0]
+    axes = cell_axes(field, cells, source, field.density_bound_vox)
+    of_i, of_j, of_k = (w.to(torch.float64) for w in matrices_torch(field.density_sigma_vox, axes, integer=True).weights)
+    b, i, j, k = noise.shape
+    smooth = torch.bmm(noise.reshape(b, i * j, k), of_k.transpose(1, 2)).view(b, i, j, -1)
+    smooth = torch.matmul(of_j[:, None], smooth).mul_(2.0**-INTEGER_BITS).floor_()
+    smooth = torch.bmm(of_i, smooth.view(b, i, -1)).mul_(2.0**-INTEGER_BITS).floor_()
+    return smooth.view(b, of_i.shape[1], of_j.shape[1], of_k.shape[1]).to(torch.int32)
 
 
-def _normalise(smooth: Tensor, norm: Normalised) -> Float[Tensor, "b x y z"]:
-    """Turn smoothed noise into the probability of salt, in place."""
-    slope = norm.scale / (norm.high - norm.low).clamp_min(1e-6)
-    return smooth.sub_(norm.low[:, None, None, None]).mul_(slope[:, None, None, None]).add_(norm.offset[:, None, None, None])
+def _normalise(smooth: Int[Tensor, "b x y z"], norm: Normalised) -> Float[Tensor, "b x y z"]:
+    """Turn smoothed noise into the probability of salt."""
+    slope = norm.scale / (norm.high - norm.low).clamp_min(1).to(torch.float32)
+    above = (smooth - norm.low[:, None, None, None]).to(torch.float32)
+    return above.mul_(slope[:, None, None, None]).add_(norm.offset[:, None, None, None])
 
 
 def _salt(field: Field, cells: Box, density: Tensor) -> Float[Tensor, "b x y z"]:
@@ -150,36 +235,6 @@ def _salt(field: Field, cells: Box, density: Tensor) -> Float[Tensor, "b x y z"]
     drawn = halfwords(field.seed, field.uid, Purpose.SALT, _positions(cells, columns, line, field.uid))[:voxels]
     level = (density.flatten(1) * 2.0**DENSITY_BITS).ceil().to(torch.int32)  # word < level with probability ⌈·⌉/2¹⁶
     return (drawn < level).sum(0, dtype=torch.int32).to(torch.float32).div_(voxels).view_as(density)
-
-
-def _cell_matrices(field: Field, rows: Box, columns: Box, sigma_vox: Tensor, bound_vox: Sequence[float]) -> list[Tensor]:
-    """Smoothing matrices from cells to cells."""
-    out = []
-    for axis, (row, column, h) in enumerate(zip(rows, columns, field.cell_vox, strict=True)):
-        to, of = (torch.arange(*ends, device=sigma_vox.device).expand(len(sigma_vox), -1) for ends in (row, column))
-        whole = h * field.whole_cells[axis][1]
-        out.append(smoothing_matrix(sigma_vox[:, axis], to, of, whole, bound_vox[axis], row_cell=h, column_cell=h))
-    return out
-
-
-def _to_cells(field: Field, box: Box) -> Box:
-    """Cells that hold the voxels of a box, as far as the whole has them."""
-    i, j, k = (
-        (max(0, min(start, n - 1) // h), min(-(-max(end, 1) // h), cells))
-        for (start, end), n, h, (_, cells) in zip(box, field.whole_vox, field.cell_vox, field.whole_cells, strict=True)
-    )
-    return i, j, k
-
-
-def _reach(field: Field, cells: Box, bound_vox: Sequence[float]) -> Box:
-    """Cells that smoothing up to the given width needs, as far as the whole has them."""
-    i, j, k = (
-        (max(0, first - reach), min(end, last + reach))
-        for (first, last), (_, end), reach in zip(
-            cells, field.whole_cells, (int(TRUNCATE * s / h + 1.5) for s, h in zip(bound_vox, field.cell_vox, strict=True)), strict=True
-        )
-    )
-    return i, j, k
 
 
 def _positions(box: Box, columns: int, line: int, uid: Tensor) -> Int[Tensor, "b n"]:

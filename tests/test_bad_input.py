@@ -19,7 +19,7 @@ from gpu_synth import TumorSynthesizer
         pytest.param({"prob": -0.1}, "prob must be a number in [0, 1], got -0.1", id="prob-negative"),
         pytest.param({"prob": float("nan")}, "prob must be a number in [0, 1], got nan", id="prob-nan"),
         pytest.param({"prob": "0.5"}, "prob must be a number in [0, 1], got '0.5'", id="prob-text"),
-        pytest.param({"backend": "torhc"}, "backend must be one of auto, torch, got 'torhc'; did you mean 'torch'?", id="backend"),
+        pytest.param({"backend": "torhc"}, "backend must be one of auto, torch, cupy, got 'torhc'; did you mean 'torch'?", id="backend"),
         pytest.param({"scope": "patches"}, "scope must be one of patch, volume, got 'patches'; did you mean 'patch'?", id="scope"),
         pytest.param({"seed": 2**63}, "seed must be an integer of 64 bits, got 9223372036854775808", id="seed-65-bits"),
         pytest.param({"seed": 1.5}, "seed must be an integer of 64 bits, got 1.5", id="seed-1.5"),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from twins import assert_equal, assert_near
 
-from gpu_synth.kernels.gaussian import apply_matrices, gaussian, smoothing_matrix
+from gpu_synth.kernels.gaussian import Axis, apply_matrices, gaussian, matrices, plain_axes
 
 # float32 products of up to 64 weights that add up to one, on values in [0, 1]: 3 axes × √64 × 6e-8 is 1.4e-6
 TOLERANCE = 3e-6
@@ -53,8 +54,8 @@ def test_a_looser_bound_changes_nothing():
 
 
 def matrix(sigma, rows, columns, whole, **cells):
-    rows, columns = (torch.arange(*ends)[None] for ends in (rows, columns))
-    return smoothing_matrix(torch.tensor([sigma]), rows, columns, whole, sigma + 0.5, **cells)[0]
+    axis = Axis(rows, columns, whole, sigma + 0.5, **cells)
+    return matrices(torch.tensor([[sigma]]), [axis]).weights[0][0]
 
 
 @pytest.mark.parametrize("row_cell", [1, 2])
@@ -98,3 +99,40 @@ def test_matrices_act_on_their_axes():
     matrices = [noise(2, out, n) for out, n in zip(sizes, field.shape[1:], strict=True)]
     expected = np.einsum("bijk,bxi,byj,bzk->bxyz", *(x.double().numpy() for x in (field, *matrices)))
     np.testing.assert_allclose(apply_matrices(field, matrices).numpy(), expected, rtol=1e-5)
+
+
+KERNEL_CASES = [
+    pytest.param((23, 31, 14), [[1.0, 1.0, 1.0], [0.0, 3.3, 0.05]], id="odd-and-even"),
+    pytest.param((29, 22, 7), [[2.86, 2.86, 0.4]], id="2mm-on-0.7-0.7-5mm"),
+    pytest.param((24, 20, 8), [[15.0, 12.5, 15.0], [3.0, 0.2, 7.7]], id="wider-than-the-array"),
+    pytest.param((1, 2, 3), [[4.0, 4.0, 4.0]], id="one-two-three-voxels"),
+    pytest.param((9, 130, 71), [[2.0, 9.0, 6.0]], id="longer-than-a-block"),
+]
+
+
+@pytest.mark.parametrize(("shape", "sigmas"), KERNEL_CASES)
+def test_kernels_smooth_as_the_twin(device, shape, sigmas):
+    field, sigma = noise(len(sigmas), *shape), torch.tensor(sigmas)
+    bound = [s + 0.2 for s in sigma.amax(0).tolist()]
+    assert_near(gaussian(field.to(device), sigma.to(device), bound, "cupy"), gaussian(field, sigma, bound), TOLERANCE)
+
+
+@pytest.mark.parametrize("integer", [False, True], ids=["shares", "integers"])
+@pytest.mark.parametrize(("shape", "sigmas"), KERNEL_CASES)
+def test_kernel_weighs_to_the_last_bit(device, shape, sigmas, integer):
+    sigma = torch.tensor(sigmas)
+    bound = sigma.amax(0).tolist()
+    i, j, k = plain_axes(shape, bound)
+    axes = [i, j._replace(rows=(-2, shape[1] + 3), row_cell=1), k._replace(columns=(-1, shape[2] // 2 + 2), column_cell=2)]
+    twin, kernel = matrices(sigma, axes, integer), matrices(sigma.to(device), axes, integer, "cupy")
+    for n in range(3):
+        assert_equal(kernel.weights[n], twin.weights[n].to(kernel.weights[n].dtype))
+        assert_near(kernel.squares[n], twin.squares[n], 1e-6)
+        columns, weighs = torch.arange(twin.weights[n].shape[2]), twin.weights[n] > 0
+        band = kernel.band[n].cpu()
+        assert (((columns >= band[..., :1]) & (columns < band[..., 1:])) | ~weighs).all(), "a weight lies outside its row's band"
+
+
+def test_a_width_beyond_the_kernels_table_is_refused(device):
+    with pytest.raises(ValueError, match=r"sigma must stay below 512 voxels for backend 'cupy', got up to 600"):
+        gaussian(torch.zeros(1, 2, 2, 2, device=device), torch.ones(1, 3, device=device), (1.0, 600.0, 1.0), "cupy")

@@ -8,9 +8,10 @@ import pytest
 import torch
 from scipy.ndimage import binary_erosion
 from scipy.stats import chisquare
+from twins import assert_equal, on
 
-from gpu_synth.kernels.placement import erode, place
-from gpu_synth.kernels.rng import Purpose, words
+from gpu_synth.kernels import placement
+from gpu_synth.kernels.placement import Site, erode, place
 
 RARE = 1e-6
 EXTENT = (0.3, 0.7)
@@ -23,8 +24,8 @@ def blob(shape=(27, 22, 18)):
 
 
 def centres(organ, draws, margin=(2, 2, 2), extent=EXTENT, axial_axis=2, seed=3):
-    word = words(seed, torch.zeros(1, dtype=torch.int64), Purpose.LESION, draws, 2)
-    placed = place(torch.from_numpy(organ)[None], word, margin, torch.tensor(extent), axial_axis)
+    label = torch.from_numpy(organ.astype(np.uint8))[None]
+    placed = place(label, Site(1, 2, margin, axial_axis), torch.tensor(extent), draws, seed, torch.zeros(1, dtype=torch.int64))
     return placed.centre_vox[0].numpy(), bool(placed.possible)
 
 
@@ -129,20 +130,54 @@ def test_where_a_lesion_is_possible(organ, possible):
 
 
 def test_samples_do_not_touch_each_other():
-    organs = torch.from_numpy(np.stack([blob(), np.zeros_like(blob()), blob()[::-1, :, ::-1].copy()]))
-    word = words(8, torch.arange(3), Purpose.LESION, 28, 2)
-    together = place(organs, word, (2, 2, 2), torch.tensor(EXTENT))
-    assert together.possible.tolist() == [True, False, True]
+    label = torch.from_numpy(np.stack([blob(), np.zeros_like(blob()), blob()[::-1, :, ::-1], blob()]).astype(np.uint8))
+    label[3, 0, 0, 0] = 2  # a tumour, however small
+    site, extent, uid = Site(1, 2, (2, 2, 2)), torch.tensor(EXTENT), torch.arange(4)
+    together = place(label, site, extent, 28, 8, uid)
+    assert together.possible.tolist() == [True, False, True, False]
     for n in (0, 2):
-        alone = place(organs[n : n + 1], word[n : n + 1], (2, 2, 2), torch.tensor(EXTENT))
+        alone = place(label[n : n + 1], site, extent, 28, 8, uid[n : n + 1])
         assert torch.equal(alone.centre_vox[0], together.centre_vox[n])
 
 
 @pytest.mark.parametrize("height", range(2, 60))
-def test_the_largest_word_still_falls_inside(height):
-    """Rounding must not carry u·(sum of weights) past the last slice that has any."""
-    organ = box_organ(slice(None), slice(None), slice(3, 3 + height), shape=(7, 6, 70))
-    placed = place(torch.from_numpy(organ)[None], torch.full((1, 1, 2), 2**32 - 1), (2, 2, 2), torch.tensor(EXTENT))
+def test_the_largest_word_still_falls_inside(height, monkeypatch):
+    """Rounding must not carry the rank past the last slice that has any weight."""
+    monkeypatch.setattr(placement, "words", lambda *_: torch.full((1, 1, 2), 2**32 - 1))
+    label = torch.from_numpy(box_organ(slice(None), slice(None), slice(3, 3 + height), shape=(7, 6, 70)).astype(np.uint8))[None]
+    placed = place(label, Site(1, 2, (2, 2, 2)), torch.tensor(EXTENT), 1, 0, torch.zeros(1, dtype=torch.int64))
     i, j, k = placed.centre_vox[0, 0].tolist()
     assert (i, j) == (6, 5)
     assert k == 3 + int(np.ceil(0.7 * (height - 1) - 0.5 - 1e-5))
+
+
+@pytest.mark.parametrize("axial_axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.uint64], ids=str
+)
+def test_kernel_places_where_the_twin_does(device, axial_axis, dtype):
+    """Any label type, odd shapes, a sample with nothing, one that is all organ, one with a tumour, one with few voxels left."""
+    empty, full = np.zeros_like(blob()), np.ones_like(blob())
+    organ = np.stack([blob(), empty, full, blob()[::-1], box_organ(slice(4, 9), slice(2, 7), slice(2, 14), blob().shape)])
+    label = torch.from_numpy(organ.astype(np.uint8))
+    label[3, 5, 5, 5] = 2
+    label = torch.where(label == 1, 7, label).to(dtype)
+    for margin, extent in (((2, 2, 2), EXTENT), ((3, 1, 2), (0.0, 1.0)), ((30, 0, 1), (0.5, 0.5))):
+        site, key, uid = Site(7, 2, margin, axial_axis), torch.tensor(extent), torch.tensor([0, 9, 2**40, -3, 5])
+        twin = place(label, site, key, 28, 11, uid)
+        kernel = place(*on(device, (label, site, key)), 28, 11, uid.to(device), "cupy")
+        assert_equal(kernel.possible, twin.possible)
+        assert_equal(kernel.centre_vox[twin.possible.to(device)], twin.centre_vox[twin.possible])
+
+
+def test_kernel_scans_more_slices_and_rows_than_a_block_has_threads(device):
+    organ = np.zeros((150, 5, 300), bool)
+    organ[3:140:7, :, 20:270:3] = True
+    label, site, extent, uid = (
+        torch.from_numpy(organ.astype(np.uint8))[None],
+        Site(1, 2, (0, 0, 0)),
+        torch.tensor((0.0, 1.0)),
+        torch.tensor([4]),
+    )
+    twin = place(label, site, extent, 60, 0, uid)
+    assert_equal(place(*on(device, (label, site, extent)), 60, 0, uid.to(device), "cupy").centre_vox, twin.centre_vox)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare, kstest, norm
+from twins import assert_equal
 
 from gpu_synth.kernels import _host, rng
 from gpu_synth.kernels.rng import Purpose
@@ -145,3 +146,12 @@ def test_normal_numbers_are_finite_at_the_words_ends():
     words = torch.tensor(list(itertools.product((0, 255, 256, 2**31, 2**32 - 1), repeat=2)))
     assert rng.to_normal(words).isfinite().all()
     assert rng.to_normal(words).abs().max() < 6.0  # √(2 ln 2²⁵) = 5.9
+
+
+@pytest.mark.parametrize("n", [1, 255, 1000])
+def test_kernel_draws_the_twins_words(device, n):
+    uid = torch.tensor([0, 2**40 + 3, -1])
+    index = torch.stack([torch.arange(n), torch.arange(n) + 2**31, torch.arange(n) * 4099 % 2**32])
+    for seed in (0, 2**63 - 1, -5):
+        kernel = rng.halfwords(seed, uid.to(device), Purpose.SALT, index.to(device), "cupy")
+        assert_equal(kernel, rng.halfwords(seed, uid, Purpose.SALT, index))

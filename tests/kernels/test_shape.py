@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
+from twins import on
 
 from gpu_synth.kernels import _host
 from gpu_synth.kernels.shape import box_vox, instance_map, lesion_masks
@@ -115,7 +116,7 @@ def test_map_of_a_batch(on_host, monkeypatch):
     monkeypatch.setattr(_host, "on_host", lambda device: on_host)
     centre, radii, elastic, active, organ = batch()
     tensors = (torch.from_numpy(x) for x in (centre, radii, elastic))
-    got = instance_map(*tensors, BOXES, torch.from_numpy(active), torch.from_numpy(organ))
+    got = instance_map(*tensors, BOXES, torch.from_numpy(active), torch.from_numpy(organ.astype(np.uint8)), 1).number
     expected = painted(centre, radii, elastic, active, organ)
     assert got.dtype == torch.int16
     assert (got.numpy() != expected).sum() == 0
@@ -125,7 +126,36 @@ def test_map_of_a_batch(on_host, monkeypatch):
 def test_of_lesions_over_each_other_the_lowest_slot_wins():
     centre = torch.tensor([[[8, 8, 8]] * 3])
     radii = torch.tensor([[[2.5] * 3, [5.5] * 3, [3.5] * 3]])
-    organ = torch.ones(1, 17, 17, 17, dtype=torch.bool)
-    numbers = instance_map(centre, radii, torch.zeros(1, 3, 3, 2, 3, 3), [(16, 16, 16)] * 3, torch.ones(1, 3, dtype=torch.bool), organ)
+    organ, active = torch.ones(1, 17, 17, 17, dtype=torch.uint8), torch.ones(1, 3, dtype=torch.bool)
+    numbers = instance_map(centre, radii, torch.zeros(1, 3, 3, 2, 3, 3), [(16, 16, 16)] * 3, active, organ, 1).number
     line = numbers[0, :, 8, 8].tolist()
     assert line == [0] * 3 + [2] * 3 + [1] * 5 + [2] * 3 + [0] * 3  # the third is hidden
+
+
+@pytest.mark.parametrize("origin_vox", [(0, 0, 0), (5, -3, 2)], ids=str)
+def test_kernel_numbers_the_twins_voxels(device, origin_vox):
+    centre, radii, elastic, active, organ = batch()
+    tensors = tuple(torch.from_numpy(x) for x in (centre, radii, elastic))
+    used, label = torch.from_numpy(active), torch.from_numpy(np.where(organ, 5, 0).astype(np.int16))
+    twin = instance_map(*tensors, BOXES, used, label, 5, origin_vox).number
+    kernel, touched = instance_map(*on(device, tensors), BOXES, *on(device, (used, label)), 5, origin_vox, "cupy")
+    assert kernel.dtype == torch.int16
+    assert (kernel.cpu() != twin).sum() <= max(2, 1e-4 * (twin > 0).sum())
+    padded = torch.nn.functional.pad(
+        kernel.cpu(), [side for n, tile in zip(SHAPE[::-1], (32, 8, 8), strict=True) for side in (0, -n % tile)]
+    )
+    tiles = padded.unflatten(3, (-1, 32)).unflatten(2, (-1, 8)).unflatten(1, (-1, 8))  # (b, ti, 8, tj, 8, tk, 32)
+    assert torch.equal((tiles > 0).any(6).any(4).any(2), touched.cpu() > 0)
+
+
+def test_kernel_lists_more_lesions_than_fit_at_a_time(device):
+    rng = np.random.default_rng(0)
+    slots, box = 130, (9, 9, 9)
+    radii, elastic = drawn(slots, box, 0.7)
+    centre = torch.from_numpy(rng.integers(0, (20, 18, 37), (1, slots, 3)))
+    tensors = (centre, torch.from_numpy(radii)[None], torch.from_numpy(elastic)[None])
+    used, label = torch.ones(1, slots, dtype=torch.bool), torch.ones(1, 20, 18, 37, dtype=torch.uint8)
+    twin = instance_map(*tensors, [box] * slots, used, label, 1).number
+    kernel = instance_map(*on(device, tensors), [box] * slots, *on(device, (used, label)), 1, backend="cupy").number
+    assert len(twin.unique()) > 60
+    assert (kernel.cpu() != twin).sum() <= 2

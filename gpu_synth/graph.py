@@ -1,0 +1,71 @@
+"""Synthesis as a CUDA graph: captured once for a shape, replayed with other labels and uids for the price of one launch."""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpu_synth.plan import Spacing, TumorPlan
+from gpu_synth.render import Lesions
+
+Make = Callable[[Tensor, Tensor], tuple[TumorPlan, list[Lesions]]]  # label, uid → what is to be blended in
+
+
+class _Captured(NamedTuple):
+    """A graph, the buffers that it reads and those that it fills."""
+
+    graph: torch.cuda.CUDAGraph
+    label: Tensor
+    uid: Tensor
+    plan: TumorPlan
+    lesions: list[Lesions]
+
+
+class Replays:
+    """Graphs by what they were captured for.
+
+    Plan and lesions depend on labels and uids alone, so the image needs no buffer: it is blended into after the replay.
+
+    Args:
+        most: Graphs kept; each holds its buffers. What comes after is made without one, and said once.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self._most = most
+        self._captured: dict[tuple[object, ...], _Captured] = {}
+
+    def __call__(
+        self, make: Make, label: Tensor, uid: Tensor, spacing_mm: tuple[Spacing, ...], seed: int
+    ) -> tuple[TumorPlan, list[Lesions]]:
+        """Make plan and lesions; they are the graph's own buffers, which the next call fills anew."""
+        key = (tuple(label.shape), label.dtype, label.device, spacing_mm, seed)
+        if key not in self._captured and len(self._captured) >= self._most:
+            warnings.warn(
+                f"graph=True keeps graphs for {self._most} shapes and spacings, got another, {tuple(label.shape)} at {spacing_mm[0]} mm: it "
+                "is made without one; bring patches to one shape and spacing",
+                stacklevel=4,
+            )
+            return make(label, uid)
+        if key not in self._captured:
+            self._captured[key] = _capture(make, label, uid)
+        captured = self._captured[key]
+        captured.label.copy_(label)
+        captured.uid.copy_(uid)
+        captured.graph.replay()
+        return captured.plan, captured.lesions
+
+
+def _capture(make: Make, label: Tensor, uid: Tensor) -> _Captured:
+    """Run once, so that everything is compiled and cached, then capture."""
+    label, uid = label.clone(memory_format=torch.contiguous_format), uid.clone()
+    side = torch.cuda.Stream(label.device)  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream(label.device))
+    with torch.cuda.stream(side):
+        make(label, uid)
+    torch.cuda.current_stream(label.device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan, lesions = make(label, uid)
+    return _Captured(graph, label, uid, plan, lesions)

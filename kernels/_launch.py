@@ -1,0 +1,158 @@
+"""Where CUDA meets torch's memory: the only file that touches CuPy. torch allocates; CuPy compiles, and launches on torch's stream."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Backend = Literal["auto", "torch", "cupy"]
+BACKENDS = ("auto", "torch", "cupy")
+Grid = tuple[int, int, int]
+
+NULL = 0  # a pointer to nothing: a Python integer is passed as 64 bits
+FOLDER = Path(__file__).parent
+FLAGS = ("--std=c++17", "--fmad=false")  # what is written is what is computed: a fused product is asked for by name
+RUNNER: Callable[[str, str, Grid, Grid, list[Any]], None] | None = (
+    None  # what launches instead of CuPy: family, kernel, grid, block, arguments
+)
+
+
+def sources() -> dict[str, Path]:
+    """CUDA sources by the name of their family."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.cu"))}
+
+
+def source_text(path: Path) -> str:
+    """A source with its headers written in, each once: CuPy's cache of binaries looks at nothing else."""
+    seen: set[str] = set()
+
+    def expand(file: Path) -> str:
+        return re.sub(
+            r'^#include "(\w+\.cuh)"$', lambda match: once(match[1]), file.read_text().replace("#pragma once\n", ""), flags=re.MULTILINE
+        )
+
+    def once(name: str) -> str:
+        if name in seen:
+            return ""
+        seen.add(name)
+        return expand(FOLDER / name)
+
+    return expand(path)
+
+
+@lru_cache(maxsize=1)
+def missing() -> str | None:
+    """Why CuPy cannot launch here, and what mends it; None where it can."""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    extra = f"cuda{(torch.version.cuda or '13').split('.')[0]}"
+    try:
+        import cupy  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        return f'CuPy cannot be imported ({error}); install it: pip install "gpu-synth[{extra}]"'
+    try:
+        driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f'CuPy finds no device ({error}); install the one for this CUDA: pip install "gpu-synth[{extra}]"'
+    if runtime // 1000 > driver // 1000:
+        return (
+            f"CuPy was built for CUDA {runtime // 1000}, the driver offers {driver // 1000}; "
+            f'install the other: pip uninstall cupy-cuda{runtime // 1000}x && pip install "gpu-synth[cuda{driver // 1000}]"'
+        )
+    return None
+
+
+def resolve(backend: str, device: torch.device) -> Literal["torch", "cupy"]:
+    """Which backend works on a device: "auto" takes CuPy on CUDA where it can launch, else torch.
+
+    Raises:
+        ValueError: "cupy" was asked for and cannot launch on the device.
+    """
+    if backend == "torch" or RUNNER is not None:
+        return "cupy" if backend == "cupy" else "torch"
+    why = f"the tensors are on {device.type!r}" if device.type != "cuda" else missing()
+    if why is None:
+        return "cupy"
+    if backend == "cupy":
+        raise ValueError(f"backend 'cupy' must have CUDA tensors and a CuPy that can launch, got: {why}; or use backend='auto'")
+    return "torch"
+
+
+def compile_all(backend: str) -> None:
+    """Compile every family for the current device, so that the first step of a training does not wait for it.
+
+    Raises:
+        ValueError: "cupy" was asked for and cannot launch here.
+    """
+    if backend == "torch" or RUNNER is not None or (backend == "auto" and missing() is not None):
+        return
+    resolve(backend, torch.device("cuda"))
+    for family in sources():
+        _module(family, torch.cuda.current_device())
+
+
+_LABEL_KINDS = {
+    torch.uint8: 0, torch.uint16: 1, torch.uint32: 2, torch.uint64: 3, torch.int8: 4, torch.int16: 5, torch.int32: 6, torch.int64: 7
+}  # fmt: skip
+_IMAGE_KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+
+
+def label_kind(dtype: torch.dtype) -> np.int32:
+    """Number by which labels.cuh knows an integer type."""
+    return np.int32(_LABEL_KINDS[dtype])
+
+
+def image_kind(dtype: torch.dtype) -> np.int32:
+    """Number by which blend.cu knows a floating type."""
+    return np.int32(_IMAGE_KINDS[dtype])
+
+
+def key(seed: int) -> np.uint64:
+    """Seed as kernels take it: 64 bits, two's complement."""
+    return np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+
+
+def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object]) -> None:
+    """Launch a kernel on torch's current stream, on the device of the tensors among its arguments.
+
+    Args:
+        family: Name of the source: `<family>.cu`.
+        kernel: Name of the function in it.
+        grid: Blocks along x, y, z.
+        block: Threads of a block along x, y, z.
+        arguments: Contiguous tensors, passed as pointers, and NumPy scalars of the parameters' types.
+
+    Raises:
+        ValueError: A tensor is not contiguous.
+    """
+    for argument in arguments:
+        if isinstance(argument, Tensor) and not argument.is_contiguous():
+            raise ValueError(f"{kernel} must have contiguous tensors, got strides {argument.stride()} for shape {tuple(argument.shape)}")
+    values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
+    if RUNNER is not None:
+        RUNNER(family, kernel, grid, block, values)
+        return
+    import cupy
+
+    device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
+    with torch.cuda.device(device), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index or 0):
+        _function(family, kernel, torch.cuda.current_device())(grid, block, tuple(values))
+
+
+@lru_cache(maxsize=256)
+def _function(family: str, kernel: str, device: int) -> Any:
+    return _module(family, device).get_function(kernel)
+
+
+@lru_cache(maxsize=64)
+def _module(family: str, device: int) -> Any:
+    import cupy
+
+    module = cupy.RawModule(code=source_text(sources()[family]), options=FLAGS, backend="nvrtc")
+    module.compile()
+    return module
