@@ -43,7 +43,7 @@ def check_labels(organ_label: Any, tumor_label: Any) -> tuple[int, int]:
     return organ_label, tumor_label
 
 
-def check_images(image: Any, label: Any, tumor_label: int) -> None:
+def check_images(image: Any, label: Any, organ_label: int, tumor_label: int) -> None:
     """Refuse images and labels of a wrong kind, shape, type or device.
 
     Raises:
@@ -60,8 +60,9 @@ def check_images(image: Any, label: Any, tumor_label: int) -> None:
         raise TypeError(f"image must be floating HU, got {image.dtype}; convert it: image.float()")
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise TypeError(f"label must be an integer tensor, got {label.dtype}; convert it: label.to(torch.uint8)")
-    if not torch.iinfo(label.dtype).min <= tumor_label <= torch.iinfo(label.dtype).max:
-        raise ValueError(f"tumor_label must be a value that label can hold, got {tumor_label} for {label.dtype}; convert it: label.int()")
+    for name, value in (("organ_label", organ_label), ("tumor_label", tumor_label)):  # torch would compare what is left of it modulo 256
+        if not torch.iinfo(label.dtype).min <= value <= torch.iinfo(label.dtype).max:
+            raise ValueError(f"{name} must be a value that label can hold, got {value} for {label.dtype}; convert it: label.int()")
     if image.shape != label.shape:
         raise ValueError(f"label must have the image's shape {tuple(image.shape)}, got {tuple(label.shape)}")
     if image.device != label.device:
@@ -135,7 +136,11 @@ def check_plan(plan: Any, image: Tensor, origin_vox: Any) -> tuple[int, int, int
         return 0, 0, 0
     if plan.scope == "patch":
         raise ValueError(f"origin_vox must be None for a plan of scope 'patch', got {origin_vox}; plan the whole with scope='volume'")
-    if isinstance(origin_vox, (str, Tensor)) or len(origin_vox) != 3 or any(int(value) != value for value in origin_vox):
+    try:
+        i, j, k = (int(value) for value in origin_vox)
+        whole = not isinstance(origin_vox, Tensor) and (i, j, k) == tuple(origin_vox)
+    except (TypeError, ValueError, OverflowError):  # no numbers, not three, NaN, infinite
+        whole = False
+    if not whole:
         raise ValueError(f"origin_vox must be three host integers, got {origin_vox}")
-    i, j, k = (int(value) for value in origin_vox)
     return i, j, k

@@ -45,7 +45,13 @@ class CountingModule(nn.Module):
         self._skipped = self._skipped + plan.skipped.sum()
 
     def next_uids(self, image: Tensor) -> Tensor:
-        """Count on: this rank's share of the next ordinals."""
+        """Count on: this rank's share of the next ordinals.
+
+        Raises:
+            ValueError: In evaluation mode, which uses no ordinals up, or in a process that counts beside others.
+        """
+        if not self.training:
+            raise ValueError("uid must be given in evaluation mode, got None; name the samples, such as torch.arange(b), or call .train()")
         if get_worker_info() is not None:
             raise ValueError("uid must be given inside a DataLoader worker, got None; each worker would count the same samples")
         rank, world = (get_rank(), get_world_size()) if is_available() and is_initialized() else (0, 1)

@@ -74,7 +74,7 @@ class TumorSynthesizer(CountingModule):
             ValueError: An argument has a wrong shape or value.
         """
         if uid is None and not self.training:
-            check_images(image, label, self.tumor_label)
+            check_images(image, label, self.organ_label, self.tumor_label)
             check_spacing(spacing_mm, len(image))
             return image, label
         plan = self.plan(image, label, spacing_mm, uid)
@@ -85,7 +85,7 @@ class TumorSynthesizer(CountingModule):
     @torch.no_grad()
     def plan(self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None) -> TumorPlan:
         """Draw all that is random. Arguments and errors are those of `forward`; without `uid`, the next ones are used up."""
-        check_images(image, label, self.tumor_label)
+        check_images(image, label, self.organ_label, self.tumor_label)
         spacing = check_spacing(spacing_mm, len(image))
         uid = self.next_uids(image) if uid is None else check_uid(uid, image)
         label = label.as_subclass(Tensor)
@@ -143,6 +143,6 @@ class TumorSynthesizer(CountingModule):
             TypeError: An argument has a wrong type or dtype.
             ValueError: The plan does not belong to these images.
         """
-        check_images(image, label, self.tumor_label)
+        check_images(image, label, self.organ_label, self.tumor_label)
         origin = check_plan(plan, image, origin_vox)
         return render(image.as_subclass(Tensor), label.as_subclass(Tensor), plan, origin, self.organ_label, self.tumor_label)
