@@ -137,7 +137,7 @@ class SegmentationModule(pl.LightningModule):
         for name in self.scores:
             self._add(name, 0.0, 0.0)  # so that every rank takes part, whatever its scans held
             metric = self._metric(name)
-            if (mean := metric.compute()).isfinite():
+            if (mean := metric.compute()).isfinite() or name == "dsc_tumor":  # by which the best weights are kept: NaN where none was held
                 self.log(f"{stage}/{name}", mean, prog_bar=name != "dsc_tumor_empty")
             with torch.inference_mode(False):
                 metric.reset()

@@ -96,6 +96,10 @@ def test_scores_are_means_over_scans_and_empty_ones_stand_apart():
     module.validation_step({"image": image, "label": healthy}, 2)  # finds one where there is none
     module.on_validation_epoch_end()
     assert logged == pytest.approx({"val/dsc_organ": 1.0, "val/dsc_tumor": (1 + 2 / 3) / 2, "val/dsc_tumor_empty": 0.0})
+    logged.clear()
+    module.validation_step({"image": image, "label": healthy}, 0)
+    module.on_validation_epoch_end()
+    assert logged == pytest.approx({"val/dsc_organ": 1.0, "val/dsc_tumor": float("nan"), "val/dsc_tumor_empty": 0.0}, nan_ok=True)
 
 
 def test_only_the_largest_piece_is_kept():
