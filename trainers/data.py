@@ -230,6 +230,10 @@ class SynthesisDataModule(pl.LightningDataModule):
         if self.test_dir is None:
             return self.val_dataloader()
         manifest = load_manifest(self.test_dir)
+        if (theirs := manifest.settings["spacing_mm"]) != (ours := self.manifest.settings["spacing_mm"]):
+            raise ValueError(
+                f"test_dir must have data_dir's spacing of {ours} mm, got {theirs}; prepare it with --spacing_mm as data_dir was"
+            )
         return self._whole_scans(manifest, manifest.cases)
 
     def _whole_scans(self, manifest: Manifest, cases: Sequence[Case]) -> DataLoader[Sample]:

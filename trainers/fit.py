@@ -22,6 +22,7 @@ _NOT_FOR_USERS = (
     ".*was deprecated in v4",  # jsonargparse, of Lightning's calls
     ".*skip_none parameter was deprecated",
     "Experiment logs directory .* exists and is not empty",  # TensorBoard's, which CSV shares
+    "The dirpath has changed",  # a run that goes on has a folder, and a best checkpoint, of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 

@@ -156,6 +156,14 @@ def test_annotated_scans_are_tested_as_they_are(cache, annotated, tmp_path):
         assert torch.equal(batch["image"][0], window(image.float(), data.window_hu))
 
 
+def test_annotated_scans_of_another_spacing_are_refused(cache, annotated, tmp_path):
+    prepare(images=annotated.parent / "ct", labels=annotated.parent / "liver", out=tmp_path, spacing_mm=(3.0, 2.0, 2.0))
+    data = data_of(cache, test_dir=str(tmp_path))
+    data.setup("test")
+    with pytest.raises(ValueError, match=r"test_dir must have data_dir's spacing of \[2.0, 2.0, 2.0\] mm, got \[3.0, 2.0, 2.0\]"):
+        data.test_dataloader()
+
+
 def test_held_out_scans_are_tested_with_synthetic_tumours_where_no_others_are_named(cache, tmp_path):
     module = Recorder()
     trainer_of(tmp_path).test(module, data_of(cache, val_cases=("case1", "case2")), verbose=False)
