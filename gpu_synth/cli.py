@@ -1,8 +1,11 @@
 """The `gpu-synth` command: one function a subcommand, imports inside; the only file that knows every room."""
 
+import dis
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any, get_origin, get_type_hints
 
 from gpu_synth import __version__
 
@@ -61,7 +64,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; what the user can mend is one line on stderr and exit code 2.
+    """Run a subcommand; what the user can mend is one line on stderr and exit code 2, all else Python's traceback.
 
     Args:
         arguments: Subcommand and its options; the process's by default.
@@ -78,14 +81,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[name](rest)
     except (ValueError, TypeError, OSError) as error:
+        if not _is_refusal(error):
+            raise
         return _fail(str(error))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether an error is a check's of ours, or the file system's, before any step of training: then its message is all one needs."""
+    trace = error.__traceback__
+    assert trace is not None
+    frames = [frame for frame, _ in walk_tb(trace)]
+    trains = any(f.f_code.co_name == "advance" and f.f_globals["__name__"].endswith("loops.training_epoch_loop") for f in frames)
+    return not trains and (isinstance(error, OSError) or _was_raised_here(trace))
+
+
+def _was_raised_here(trace: TracebackType) -> bool:
+    """Whether a `raise` of this package is where an error began, rather than what it called with wrong arguments."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    raised = dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return raised and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == "gpu_synth"
 
 
 def _call(run: Callable[..., Any], arguments: Sequence[str], name: str) -> Any:
     """Let jsonargparse make options of a function's parameters and help of its docstring."""
     from jsonargparse import auto_cli
 
-    return auto_cli(run, args=list(arguments), prog=f"gpu-synth {name}", as_positional=False)
+    return auto_cli(run, args=_with_brackets(run, arguments), prog=f"gpu-synth {name}", as_positional=False)
+
+
+def _with_brackets(run: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
+    """Let several values be given as 1,1,1 where jsonargparse asks for [1,1,1]."""
+    several = [f"--{name}" for name, hint in get_type_hints(run).items() if get_origin(hint) is tuple]
+    out = list(arguments)
+    for n, argument in enumerate(out):
+        option, equals, value = argument.partition("=")
+        if option not in several or (not equals and n + 1 == len(out)):
+            continue
+        at, value = (n, value) if equals else (n + 1, out[n + 1])
+        if value[:1] not in ("[", "("):
+            out[at] = f"{option}=[{value}]" if equals else f"[{value}]"
+    return out
 
 
 def _lightning(name: str, arguments: Sequence[str]) -> int:

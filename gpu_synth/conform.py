@@ -102,9 +102,8 @@ def _classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequen
         classes[..., k] = table[values]
     if not counts[list(organ)].any():
         held = np.flatnonzero(counts).tolist()
-        raise VolumeError(
-            f"{path}: must hold organ label {_list(organ)}, got only {_list(held)}; name the organ's value with --organ_labels"
-        )
+        mend = f"name the organ's value: --organ_labels {held[-1]}" if held != [0] else "it is empty: is it the right file?"
+        raise VolumeError(f"{path}: must hold organ label {_list(organ)}, got only {_list(held)}; {mend}")
     others = [value for value in np.flatnonzero(counts).tolist() if value not in (0, *organ, *tumor)]
     if not others:
         return classes, []

@@ -1,6 +1,7 @@
 """TumorPlan: what is to be synthesised, as data. It can be looked at, edited, sliced, saved and rendered again."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -200,9 +201,12 @@ class TumorPlan:
             if host.pop("format") != _FORMAT:
                 raise KeyError(f"its format is not {_FORMAT!r}")
             bounds = Bounds(**{name: _as_tuple(value) for name, value in host.pop("bounds").items()})
-            return cls(bounds=bounds, **{name: _as_tuple(value) for name, value in host.items()}, **tensors)
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            plan = cls(bounds=bounds, **{name: _as_tuple(value) for name, value in host.items()}, **tensors)
+            _check_shapes(plan)
+            plan._check_bounds()
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path must be a plan that TumorPlan.save wrote, got {path}: {error!r}") from error
+        return plan
 
     def to_records(self) -> list[dict[str, Any]]:
         """List what was asked for: one plain dict a lesion. Reads the device.
@@ -253,6 +257,19 @@ def _widths_vox(sigma_mm: Tensor, bound_mm: float, spacing_mm: Spacing) -> tuple
         bound_mm = float(sigma_mm.max())
     i, j, k = (bound_mm / spacing for spacing in spacing_mm)
     return sigma_mm[:, None] / on_device(spacing_mm, sigma_mm.device), (i, j, k)
+
+
+def _check_shapes(plan: TumorPlan) -> None:
+    """Refuse tensors of other shapes or types than the annotations of `TumorPlan`, and a spacing that is none."""
+    if not all(len(triple) == 3 and all(0 < value < math.inf for value in triple) for triple in (plan.whole_vox, *plan.spacing_mm)):
+        raise ValueError(f"spacing_mm and whole_vox must hold three numbers above 0, got {plan.spacing_mm} and {plan.whole_vox}")
+    sizes = {"b": len(plan), "slots": len(plan.bounds.slot_radius_mm)}
+    for field in fields(plan):
+        if (dims := getattr(field.type, "dim_str", None)) is None:
+            continue
+        tensor, shape = getattr(plan, field.name), tuple(sizes[dim] if dim in sizes else int(dim) for dim in dims.split())
+        if not isinstance(tensor, field.type) or tensor.shape != shape:  # type: ignore[arg-type] # a jaxtyping type, no string
+            raise ValueError(f"{field.name} must be {field.type} of shape {shape}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
 
 
 def _describe(value: Any) -> str:

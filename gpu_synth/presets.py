@@ -87,10 +87,17 @@ def _leaves(value: Any) -> list[Any]:
     return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, tuple) else [value]
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    """Nested lengths of a value, or of a type such as `tuple[tuple[int, int], ...]`."""
-    items = get_args(value) if get_origin(value) is tuple else value
-    return (len(items), *_shape(items[0])) if isinstance(items, tuple) and items else ()
+def _shape(hint: Any) -> tuple[int, ...]:
+    """Nested lengths of a type such as `tuple[tuple[int, int], tuple[int, int]]`."""
+    items = get_args(hint) if get_origin(hint) is tuple else ()
+    return (len(items), *_shape(items[0])) if items else ()
+
+
+def _is_of(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a value has these nested lengths, in every branch."""
+    if not shape:
+        return not isinstance(value, tuple)
+    return isinstance(value, tuple) and len(value) == shape[0] and all(_is_of(item, shape[1:]) for item in value)
 
 
 def _check(preset: Preset) -> None:
@@ -106,6 +113,12 @@ def _check(preset: Preset) -> None:
     for name in ("radius_mm", "count", "mix_count", "axial_axis"):
         if any(leaf != int(leaf) for leaf in _leaves(getattr(preset, name))):
             raise ValueError(f"{name} must hold whole numbers, got {getattr(preset, name)}")
+    for sigmas, whole in zip(preset.elastic_sigma_mm, preset.elastic_sigma_integer, strict=True):
+        if whole and any(limit != int(limit) for limit in sigmas):
+            raise ValueError(
+                f"elastic_sigma_mm must hold whole numbers where elastic_sigma_integer is set, got {sigmas}; round them, or set "
+                "elastic_sigma_integer to false there"
+            )
     if abs(sum(preset.class_prob) - 1.0) > 1e-6:
         raise ValueError(f"class_prob must add up to 1, got {preset.class_prob}, which adds up to {sum(preset.class_prob):g}")
     for (_, high), base in zip(preset.radius_mm, preset.base_radius_mm, strict=True):
@@ -114,7 +127,7 @@ def _check(preset: Preset) -> None:
 
 
 def _check_numbers(name: str, value: Any, shape: tuple[int, ...]) -> None:
-    if _shape(value) != shape:
+    if not _is_of(value, shape):
         raise ValueError(f"{name} must hold {'×'.join(map(str, shape)) or 'one'} number(s), got {value}")
     if not all(isinstance(leaf, (int, float)) and math.isfinite(leaf) for leaf in _leaves(value)):
         raise ValueError(f"{name} must hold finite numbers, got {value}")

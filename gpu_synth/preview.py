@@ -127,7 +127,7 @@ def preview_files(
     Args:
         image: CT, NIfTI.
         label: Mask of its organ, NIfTI.
-        out: PNG file to write.
+        out: PNG file to write; its folder is made.
         spacing_mm: Spacing to work on, along right, anterior, superior.
         organ_labels: Values of the mask that are the organ.
         uid: Which sample; another number, other tumours.
@@ -140,6 +140,9 @@ def preview_files(
         ValueError: A file cannot be used, or an argument is out of range.
     """
     synthesizer = TumorSynthesizer(preset, prob=1.0, seed=seed, scope="volume", **(overrides or {}))
+    if Path(out).is_dir():
+        raise ValueError(f"out must be a file to write, got the folder {out}; name the file: {Path(out) / 'preview.png'}")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     source = Source(Path(image).name, Path(image), Path(label))
     scan, _ = prepare_ct(source.image, spacing_mm)
     mask, _ = prepare_label(source, scan, organ_labels, ())

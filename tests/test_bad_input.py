@@ -55,6 +55,8 @@ BAD_CALLS = {
     "batches-differ": ({"label": LABEL[:1]}, ValueError, "label must have the image's shape (2, 1, 9, 8, 7), got (1, 1, 9, 8, 7)"),
     "devices-differ": ({"label": LABEL.to("meta")}, ValueError, "label must be on the image's device cpu, got meta"),
     "no-room": ({"tumor_label": 300}, ValueError, "tumor_label must be a value that label can hold, got 300"),
+    "organ-wraps": ({"organ_label": 257}, ValueError, "organ_label must be a value that label can hold, got 257 for torch.uint8; conv"),
+    "negative-organ": ({"organ_label": -1}, ValueError, "organ_label must be a value that label can hold, got -1 for torch.uint8; conv"),
     "no-spacing": ({"spacing_mm": None}, ValueError, "spacing_mm must be given, got None; three millimetres in the tensor's axis order"),
     "zero": ({"spacing_mm": (1, 0, 1)}, ValueError, "spacing_mm must be finite and above 0 mm, got (1, 0, 1); a NIfTI header has it"),
     "negative": ({"spacing_mm": (1, 1, -2)}, ValueError, "spacing_mm must be finite and above 0 mm, got (1, 1, -2)"),
@@ -82,11 +84,20 @@ BAD_CALLS = {
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
 def test_call_refuses(arguments, error, message, mode):
     arguments = dict(arguments)
-    synth = TumorSynthesizer(tumor_label=arguments.pop("tumor_label", 2)).train(mode == "train")
+    numbers = {name: arguments.pop(name) for name in ("organ_label", "tumor_label") if name in arguments}
+    synth = TumorSynthesizer(**numbers).train(mode == "train")
     call = synth.plan if mode == "plan" else synth
     with pytest.raises(error, match=re.escape(message)):
         call(**{"image": IMAGE, "label": LABEL, "spacing_mm": ONE_MM, **arguments})
     assert (synth.lesions, synth.skipped, synth.get_extra_state()["counter"]) == (0, 0, 0)  # nothing was used up
+
+
+def test_evaluation_mode_uses_no_ordinals_up():
+    synth = TumorSynthesizer().eval()
+    with pytest.raises(ValueError, match=re.escape("uid must be given in evaluation mode, got None; name the samples, such as torch.ara")):
+        synth.plan(IMAGE, LABEL, ONE_MM)
+    assert synth.plan(IMAGE, LABEL, ONE_MM, uids(2)).uid.tolist() == [1000, 1001]
+    assert synth.train().plan(IMAGE, LABEL, ONE_MM).uid.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -117,8 +128,13 @@ def test_render_refuses(change, error, message):
         ((1, 2), "origin_vox must be three host integers, got (1, 2)"),
         ((1, 2, 0.5), "origin_vox must be three host integers, got (1, 2, 0.5)"),
         (torch.tensor([0, 0, 0]), "origin_vox must be three host integers, got tensor([0, 0, 0])"),
+        (5, "origin_vox must be three host integers, got 5"),
+        ((0, 0, float("nan")), "origin_vox must be three host integers, got (0, 0, nan)"),
+        ((0, float("inf"), 0), "origin_vox must be three host integers, got (0, inf, 0)"),
+        ("123", "origin_vox must be three host integers, got 123"),
+        ((0, None, 0), "origin_vox must be three host integers, got (0, None, 0)"),
     ],
-    ids=["missing", "two", "half", "tensor"],
+    ids=["missing", "two", "half", "tensor", "one", "nan", "infinite", "text", "none"],
 )
 def test_render_of_a_crop_refuses(origin_vox, message):
     synth = TumorSynthesizer(scope="volume")

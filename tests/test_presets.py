@@ -55,12 +55,17 @@ def test_overrides_change_a_copy():
         changed.erosion_mm = 3.0
 
 
+def test_deviations_need_not_be_whole_where_they_are_not_integers():
+    changed = presets.get("liver-hu2022", elastic_sigma_mm=((0.5, 1), (1.5, 2), (3, 6), (5, 10)), elastic_sigma_integer=[False] * 4)
+    assert changed.elastic_sigma_mm[1] == (1.5, 2)
+
+
 def test_digest_tells_figures_apart_and_nothing_else():
     digest = presets.get("liver-hu2022").digest()
     assert presets.get("liver-hu2022", contrast_hu=[-145, -65]).digest() == digest
     others = [
         presets.get("liver-hu2022", **change).digest()
-        for change in ({"contrast_hu": (-145, -65.5)}, {"erosion_mm": 2.5}, {"elastic_sigma_integer": (True,) * 4}, {"axial_axis": 1})
+        for change in ({"contrast_hu": (-145, -65.5)}, {"erosion_mm": 2.5}, {"elastic_sigma_integer": (False,) * 4}, {"axial_axis": 1})
     ]
     assert len({digest, *others}) == 5
 
@@ -78,6 +83,15 @@ def test_digest_tells_figures_apart_and_nothing_else():
         pytest.param({"count": ((3, 10), (3, 10), (2, 5), (1, 300))}, "count must lie in [0, 64]", id="300-lesions"),
         pytest.param({"count": ((3, 10), (3, 10), (2, 5.5), (1, 3))}, "count must hold whole numbers", id="half-a-lesion"),
         pytest.param({"count": ((3, 10), (3, 10), (2, 5))}, "count must hold 4×2 number(s)", id="three-groups"),
+        pytest.param(
+            {"count": ((1, 2), (3, 4), (5,), (1, 2))}, "count must hold 4×2 number(s), got ((1, 2), (3, 4), (5,), (1, 2))", id="ragged"
+        ),
+        pytest.param({"extent": (0.3, (0.5, 0.7))}, "extent must hold 2 number(s), got (0.3, (0.5, 0.7))", id="too-deep"),
+        pytest.param(
+            {"elastic_sigma_mm": ((0.5, 1.0), (1.5, 2.0), (3.0, 6.0), (5.0, 10.0))},
+            "elastic_sigma_mm must hold whole numbers where elastic_sigma_integer is set, got (1.5, 2.0); round them, or set",
+            id="half-an-integer",
+        ),
         pytest.param({"radius_mm": ((3, 9), (6, 10), (12, 20), (24, 40))}, "got 9 against 4.0; raise base_radius_mm", id="beyond-its-box"),
         pytest.param({"radius_mm": ((0, 5), (6, 10), (12, 20), (24, 40))}, "radius_mm must lie in [1, 200]", id="radius-0"),
         pytest.param({"edge_sigma_mm": (-1, 2)}, "edge_sigma_mm must lie in [0, 100]", id="negative-edge"),

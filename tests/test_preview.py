@@ -2,12 +2,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from ct_files import write_case
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.phantom import phantom
-from gpu_synth.preview import preview, save_png, slices_figure, to_rgb
+from gpu_synth.preview import preview, preview_files, save_png, slices_figure, to_rgb
 
 SHAPE, SPACING_MM = (60, 50, 30), (2.0, 2.0, 5.0)
 
@@ -123,3 +124,12 @@ def test_pyplot_and_its_state_are_left_alone():
     before = plt.get_fignums()
     slices_figure(image, image, label, SPACING_MM)
     assert plt.get_fignums() == before
+
+
+def test_where_a_picture_goes_is_settled_before_the_work(tmp_path):
+    write_case(tmp_path)
+    files = {"image": str(tmp_path / "images" / "a.nii.gz"), "label": str(tmp_path / "labels" / "a.nii.gz")}
+    with pytest.raises(ValueError, match=f"out must be a file to write, got the folder {tmp_path}; name the file"):
+        preview_files(**{**files, "image": "/nowhere.nii"}, out=str(tmp_path))
+    preview_files(**files, out=str(tmp_path / "new" / "folder" / "a.png"), spacing_mm=(3.0, 3.0, 3.0))
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["a.png"]

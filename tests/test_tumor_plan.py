@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -150,6 +151,32 @@ def test_other_files_are_refused_by_name(write, tmp_path):
     write(path)
     with pytest.raises(ValueError, match=rf"path must be a plan that TumorPlan.save wrote, got {re.escape(str(path))}"):
         TumorPlan.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        pytest.param("radii_mm", lambda x: x[:, :5], r"radii_mm must be .* of shape \(4, 28, 3\), got .* of shape \(4, 5, 3\)", id="slots"),
+        pytest.param("uid", lambda x: x[:2], r"uid must be .* of shape \(4,\), got torch.int64 of shape \(2,\)", id="batch"),
+        pytest.param("elastic_mm", lambda x: x[..., 0], "elastic_mm must be", id="rank"),
+        pytest.param("active", lambda x: x.float(), "active must be .*Bool.*, got torch.float32", id="type"),
+        pytest.param("contrast_hu", lambda x: x * torch.nan, "contrast_hu must be finite", id="nan"),
+        pytest.param("texture_gain", lambda x: x / 0, "texture_gain must be finite", id="infinite"),
+        pytest.param("radii_mm", lambda x: x * 10, "radii_mm must stay within", id="beyond-its-box"),
+        pytest.param("spacing_mm", lambda x: ((1.0, 0.0, 1.0), *x[1:]), "spacing_mm and whole_vox must hold three numbers", id="spacing"),
+        pytest.param("spacing_mm", lambda x: ((1.0, 1.0), *x[1:]), "spacing_mm and whole_vox must hold three numbers", id="two-axes"),
+        pytest.param("whole_vox", lambda x: x[:2], "spacing_mm and whole_vox must hold three numbers", id="flat"),
+    ],
+)
+def test_damaged_plans_are_refused_when_they_are_read(plan, tmp_path, name, change, message):
+    replace(plan, **{name: change(getattr(plan, name))}).save(tmp_path / "plan")
+    with pytest.raises(ValueError, match=f"path must be a plan .*{message}"):
+        TumorPlan.load(tmp_path / "plan")
+
+
+def test_a_plan_of_no_samples_survives_a_file(plan, tmp_path):
+    plan[:0].save(tmp_path / "plan")
+    assert equal(TumorPlan.load(tmp_path / "plan"), plan[:0])
 
 
 def test_cut_and_missing_files_are_refused(plan, tmp_path):

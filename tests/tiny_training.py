@@ -1,5 +1,6 @@
 """A prepared folder of small healthy scans, and a network that costs nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,19 +17,24 @@ SHAPE = (72, 60, 44)
 PATCH_VOX = (24, 24, 16)
 
 
+def write_scan(folder: Path, name: str, radii: Sequence[float], tumor: bool = False) -> None:
+    """Write a CT and its mask: an ellipsoid of 100 HU in −50 HU, at 2 mm; in it, if asked, a ball of 40 HU with label 2."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij"))
+    label = (((grid / np.reshape(radii, (3, 1, 1, 1))) ** 2).sum(0) < 1).astype(np.uint8)
+    label[((grid * np.reshape(SHAPE, (3, 1, 1, 1)) / 2) ** 2).sum(0) < 6**2] += np.uint8(tumor)
+    hu = np.array([-50, 100, 40])[label] + np.random.default_rng(list(name.encode())).normal(0, 5, SHAPE)
+    hu[:2] = -1000  # air: a CT without any is refused
+    for kind, data in (("ct", hu.astype(np.int16)), ("liver", label)):
+        (folder / kind).mkdir(exist_ok=True)
+        save_nifti(folder / kind / f"{name}.nii.gz", data, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four scans, an ellipsoid of 100 HU in −50 HU each, at 2 mm."""
     folder = tmp_path_factory.mktemp("scans")
-    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij"))
     for n in range(4):
-        radii = np.array([0.6, 0.7, 0.8]) + 0.03 * n
-        organ = ((grid / radii[:, None, None, None]) ** 2).sum(0) < 1
-        hu = np.where(organ, 100, -50) + np.random.default_rng(n).normal(0, 5, SHAPE)
-        hu[:2] = -1000  # air: a CT without any is refused
-        for kind, data in (("ct", hu.astype(np.int16)), ("liver", organ.astype(np.uint8))):
-            (folder / kind).mkdir(exist_ok=True)
-            save_nifti(folder / kind / f"case{n}.nii.gz", data, np.diag([2.0, 2.0, 2.0, 1.0]))
+        write_scan(folder, f"case{n}", np.array([0.6, 0.7, 0.8]) + 0.03 * n)
     prepare(images=folder / "ct", labels=folder / "liver", out=folder / "cache", spacing_mm=(2.0, 2.0, 2.0))
     return folder / "cache"
 
@@ -55,6 +61,9 @@ class Recorder(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         self.held_out.append({name: batch[name].clone() for name in ("image", "label", "uid")})
+
+    def test_step(self, batch, batch_idx):
+        self.validation_step(batch, batch_idx)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -1,9 +1,12 @@
 """A callback that puts a synthesizer into any LightningModule, without a change to its code."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.augment import Window
@@ -21,7 +24,8 @@ class SynthesizeTumors(pl.Callback):
         image_key: Where the batch holds the CT `(b, 1, i, j, k)`: a key of a dict, or a number for a tuple or list.
         label_key: Where it holds the label.
         spacing_mm: Spacing of all patches; None: the batch holds it under `spacing_key`.
-        spacing_key: Where the batch holds the spacing, host numbers or a CPU tensor.
+        spacing_key: Where the loader's batch holds the spacing: numbers or a tensor, three or three a sample, or three tensors, one an
+            axis, as a DataLoader collates triples. It is read on the host, before Lightning moves the batch to the device.
         window_hu: The window that the batch's image is already scaled to [0, 1] from; it is undone before synthesis and done again
             after it. What the window clipped stays clipped. None: the image is in HU.
     """
@@ -38,22 +42,54 @@ class SynthesizeTumors(pl.Callback):
         self.step = SynthesisStep(synthesizer)
         self.image_key, self.label_key = image_key, label_key
         self.spacing_mm, self.spacing_key, self.window_hu = spacing_mm, spacing_key, window_hu
+        self._host_spacing_mm: Any = None  # of the batch on its way to the device
+        self._restore: Callable[[], None] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look at every training batch before it is moved: no hook of a callback comes so early."""
+        if stage != "fit" or self.spacing_mm is not None:
+            return
+        strategy = trainer.strategy
+        move = strategy.batch_to_device
+
+        def read_and_move(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            if trainer.training:
+                self._host_spacing_mm = _on_host(_find(batch, self.spacing_key))
+            return move(batch, *args, **kwargs)
+
+        strategy.batch_to_device = read_and_move  # type: ignore[method-assign] # on this instance, until teardown
+        self._restore = partial(vars(strategy).pop, "batch_to_device")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the trainer as it was."""
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Lightning tears nothing down after an exception."""
+        self.teardown(trainer, pl_module, "fit")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Synthesise into the batch's own tensors: a tensor put in their place would not reach `training_step`."""
         image, label = self._take(batch, self.image_key), self._take(batch, self.label_key)
-        spacing_mm = self.spacing_mm if self.spacing_mm is not None else self._take(batch, self.spacing_key)
+        spacing_mm = self.spacing_mm if self.spacing_mm is not None else self._spacing_mm(batch)
         low, high = self.window_hu or (0.0, 1.0)
         image_hu = image * (high - low) + low if self.window_hu else image
         new_image, new_label = self.step(image_hu, label, spacing_mm)
         image.copy_(to_window(new_image, self.window_hu) if self.window_hu else new_image)
         label.copy_(new_label)
 
+    def _spacing_mm(self, batch: Any) -> Any:
+        """The batch's own where the host can read it without waiting, else what was read before the batch was moved."""
+        for spacing_mm in (_on_host(_find(batch, self.spacing_key)), self._host_spacing_mm):
+            if spacing_mm is not None:
+                return spacing_mm
+        return self._take(batch, self.spacing_key)
+
     def _take(self, batch: Any, key: Key) -> Any:
-        if isinstance(batch, MutableMapping) and key in batch:
-            return batch[key]
-        if isinstance(batch, (list, tuple)) and isinstance(key, int) and -len(batch) <= key < len(batch):
-            return batch[key]
+        if (found := _find(batch, key)) is not None:
+            return found
         held = f"keys {list(batch)}" if isinstance(batch, MutableMapping) else f"a {type(batch).__name__}"
         if isinstance(batch, (list, tuple)):
             held += f" of {len(batch)}"
@@ -66,3 +102,22 @@ class SynthesizeTumors(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come out of it."""
         self.step.synthesizer.set_extra_state(state_dict)
+
+
+def _find(batch: Any, key: Key) -> Any:
+    """What a batch holds in a place; None where there is no such place."""
+    if isinstance(batch, MutableMapping):
+        return batch.get(key)
+    if isinstance(batch, (list, tuple)) and isinstance(key, int) and -len(batch) <= key < len(batch):
+        return batch[key]
+    return None
+
+
+def _on_host(spacing_mm: Any) -> Any:
+    """Spacing as host numbers; None where it is on a device already."""
+    tensors = [spacing_mm] if isinstance(spacing_mm, Tensor) else spacing_mm if isinstance(spacing_mm, (list, tuple)) else []
+    if any(isinstance(x, Tensor) and x.device.type != "cpu" for x in tensors):
+        return None
+    if len(tensors) == 3 and all(isinstance(x, Tensor) and x.ndim == 1 for x in tensors):
+        spacing_mm = torch.stack(list(tensors), 1)
+    return spacing_mm.tolist() if isinstance(spacing_mm, Tensor) else spacing_mm

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.conform import prepare_ct
@@ -17,6 +17,8 @@ from gpu_synth.trainers.augment import Augmentation, window
 from gpu_synth.trainers.step import SynthesisStep
 
 HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
+
+HOST = ("spacing_mm", "affine", "path")  # what a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16
 
 Sample = dict[str, Any]
 
@@ -91,7 +93,7 @@ class ScanDataset(Dataset[Sample]):
         """Read a scan: `image` int16 HU `(1, i, j, k)`, `affine`, `path`."""
         volume, _ = prepare_ct(self.paths[number], self.spacing_mm)
         image = torch.from_numpy(volume.data)[None].contiguous()
-        return {"image": image, "affine": torch.from_numpy(volume.affine), "path": self.paths[number]}
+        return {"image": image, "affine": volume.affine, "path": self.paths[number]}
 
 
 class OrdinalSampler(DistributedSampler[Any]):
@@ -134,16 +136,17 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     Training patches are read as HU by workers; synthesis, window and augmentation follow on the device. Validation needs no annotated
     scan: held-out cases get tumours under fixed uids, the same in every epoch and run. A scan that has tumours already keeps them.
+    Scans of `test_dir` are tested as they are.
 
     Args:
         data_dir: Folder that `gpu-synth prepare` wrote.
         patch_vox: Patch shape.
         batch_size: Patches a step and process.
-        samples_per_epoch: Patches an epoch, over all processes.
+        samples_per_epoch: Patches an epoch, over all processes; what does not fill a step of all of them is left out.
         organ_share: Share of patches that lie around the organ; the others lie anywhere, so that a network learns what is no organ.
         val_cases: Names of the held-out cases; none: every fifth case, at least one.
         val_margin_mm: What validation and test see around the organ; null: whole scans.
-        test_dir: Prepared folder for `test`, such as of annotated scans; none: the held-out cases.
+        test_dir: Folder of annotated scans for `test`, prepared with `--tumor_labels`; none: the held-out cases.
         predict_images: CT files, or a pattern, for `predict`.
         num_workers: Processes that read patches.
         seed: Key of all randomness.
@@ -194,18 +197,23 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.training = [case for case in cases if case not in held_out]
         if not self.training:
             raise ValueError(f"data_dir must hold a case that is not held out, got {[case.name for case in cases]}; prepare more scans")
-        if self.samples_per_epoch < self.batch_size:
-            raise ValueError(f"samples_per_epoch must be at least batch_size {self.batch_size}, got {self.samples_per_epoch}")
+        world = self.trainer.world_size if self.trainer else 1
+        if self.samples_per_epoch < world * self.batch_size:
+            raise ValueError(
+                f"samples_per_epoch must be at least batch_size {self.batch_size} × {world} process(es), got {self.samples_per_epoch}; "
+                "raise it, or lower batch_size"
+            )
+        self.samples_per_epoch -= self.samples_per_epoch % (world * self.batch_size)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Patches of this rank, from where the run is."""
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
-        self.samples_per_epoch -= self.samples_per_epoch % (world * self.batch_size)
         dataset = PatchDataset(self.manifest, self.training, self.patch_vox, self.seed, self.organ_share)
         return ResumableLoader(
             dataset,
             self.batch_size,
+            collate_fn=collate,
             sampler=OrdinalSampler(self, rank, world),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -222,10 +230,14 @@ class SynthesisDataModule(pl.LightningDataModule):
         if self.test_dir is None:
             return self.val_dataloader()
         manifest = load_manifest(self.test_dir)
+        if (theirs := manifest.settings["spacing_mm"]) != (ours := self.manifest.settings["spacing_mm"]):
+            raise ValueError(
+                f"test_dir must have data_dir's spacing of {ours} mm, got {theirs}; prepare it with --spacing_mm as data_dir was"
+            )
         return self._whole_scans(manifest, manifest.cases)
 
     def _whole_scans(self, manifest: Manifest, cases: Sequence[Case]) -> DataLoader[Sample]:
-        return DataLoader(HeldOutDataset(manifest, cases, self.val_margin_mm), num_workers=min(1, self.num_workers))
+        return DataLoader(HeldOutDataset(manifest, cases, self.val_margin_mm), collate_fn=collate, num_workers=min(1, self.num_workers))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """CT files."""
@@ -233,29 +245,28 @@ class SynthesisDataModule(pl.LightningDataModule):
         paths = sorted(path for pattern in patterns for path in (glob(pattern) or [pattern]))
         if not paths or not all(Path(path).is_file() for path in paths):
             raise ValueError(f"predict_images must name CT files, got {self.predict_images}; quote a pattern: '/data/ct/*.nii.gz'")
-        return DataLoader(ScanDataset(paths, self.manifest.settings["spacing_mm"]))
+        return DataLoader(ScanDataset(paths, self.manifest.settings["spacing_mm"]), collate_fn=collate)
 
     def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Take what stays on the host out of the batch's way: spacing, and how far the run is."""
-        if "spacing_mm" in batch:
-            batch["spacing_mm"] = batch["spacing_mm"].tolist()
+        """Count how far the run is."""
         if self.trainer is not None and self.trainer.training:
             self.samples_seen += len(batch["uid"]) * self.trainer.world_size
         return batch
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Synthesise, window and augment, on the device."""
-        image = batch["image"].to(torch.float32)
-        if "uid" not in batch:
-            return {**batch, "image": window(image, self.window_hu)}
-        label, uid = batch["label"], batch["uid"]
-        if self.trainer is not None and self.trainer.training:
-            image, label = self.synthesis(image, label, batch["spacing_mm"], uid)
-            image, label = self.augmentation(window(image, self.window_hu), label, self.seed, uid)
+        """Synthesise, window and augment, on the device; hand the image over in the precision of the training."""
+        trainer, image = self.trainer, batch["image"].to(torch.float32)
+        annotated = trainer is not None and trainer.testing and self.test_dir is not None
+        if trainer is not None and trainer.training:
+            image, label = self.synthesis(image, batch["label"], batch["spacing_mm"], batch["uid"])
+            image, label = self.augmentation(window(image, self.window_hu), label, self.seed, batch["uid"])
+            batch = {**batch, "label": label}
+        elif "label" in batch and not annotated:
+            image, label = self.held_out_synthesizer(image, batch["label"], batch["spacing_mm"], batch["uid"])
+            image, batch = window(image, self.window_hu), {**batch, "label": label}
         else:
-            image, label = self.held_out_synthesizer(image, label, batch["spacing_mm"], uid)
             image = window(image, self.window_hu)
-        return {**batch, "image": image, "label": label}
+        return {**batch, "image": image if trainer is None else trainer.precision_plugin.convert_input(image)}
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint: how far the run is, and the synthesizer's state."""
@@ -267,12 +278,18 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.synthesis.synthesizer.set_extra_state(state_dict["synthesizer"])
 
 
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Stack samples; what stays on the host stays as it is."""
+    tensors = default_collate([{name: value for name, value in sample.items() if name not in HOST} for sample in samples])
+    return {**tensors, **{name: [sample[name] for sample in samples] for name in HOST if name in samples[0]}}
+
+
 def _sample(manifest: Manifest, case: Case, start_vox: Sequence[int], size_vox: Sequence[int], uid: int) -> Sample:
     """Read a box of a case."""
     image, label = read_patch(manifest, case, start_vox, size_vox)
     return {
         "image": image,
         "label": label,
-        "spacing_mm": torch.tensor(case.spacing_mm, dtype=torch.float64),
+        "spacing_mm": case.spacing_mm,
         "uid": torch.tensor(uid, dtype=torch.int64),
     }

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,16 +22,43 @@ _NOT_FOR_USERS = (
     ".*was deprecated in v4",  # jsonargparse, of Lightning's calls
     ".*skip_none parameter was deprecated",
     "Experiment logs directory .* exists and is not empty",  # TensorBoard's, which CSV shares
+    "The dirpath has changed",  # a run that goes on has a folder, and a best checkpoint, of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
 
 class GpuSynthCLI(LightningCLI):
-    """Lightning's command line: the patch shape is said once, logs go to TensorBoard and CSV, the best and the last weights are kept."""
+    """Lightning's command line: the patch shape is said once, logs go to TensorBoard and CSV, the best and the last weights are kept.
+
+    A checkpoint tells the size of its network; all else is what the command line and its configs say, also where the training that
+    wrote the checkpoint was told otherwise.
+    """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what model and data share."""
         parser.link_arguments("data.patch_vox", "model.patch_vox")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; then again with the checkpoint's size of network as the default.
+
+        Raises:
+            ValueError: A size is given that is not the checkpoint's.
+        """
+        super().parse_arguments(parser, args)
+        subcommand = self.config.get("subcommand")
+        path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if not path or not Path(path).is_file():
+            return
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {}).get("size")
+        if stored is None:
+            return
+        parser.set_defaults({f"{subcommand}.model.size": stored})
+        super().parse_arguments(parser, args)
+        if (given := self.config[subcommand].model.size) != stored:
+            raise ValueError(f"model.size must be {stored!r}, as in {path}, got {given!r}; leave it out")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning's lets all that the checkpoint's training was told overrule the command line."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard and CSV, in one folder a run, unless the user names other loggers."""
@@ -56,9 +84,17 @@ def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
         SynthesisDataModule,
         args=with_packaged_configs(arguments),
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [SynthesisMonitor(), LearningRateMonitor(), ModelCheckpoint(save_last=True)]},
+        trainer_defaults={"callbacks": [SynthesisMonitor(), LearningRateMonitor(), *checkpoints()]},
         run=run,
     )
+
+
+def checkpoints() -> list[ModelCheckpoint]:
+    """`best.ckpt` by the tumour DSC of a validation, and `last.ckpt` after every epoch, whether it was validated or not."""
+    best = ModelCheckpoint(
+        filename="best", monitor="val/dsc_tumor", mode="max", save_on_train_epoch_end=False, enable_version_counter=False
+    )
+    return [best, ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)]
 
 
 def with_packaged_configs(arguments: Sequence[str]) -> list[str]:

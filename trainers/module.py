@@ -109,7 +109,7 @@ class SegmentationModule(pl.LightningModule):
         """Segment a scan and write it as NIfTI on the grid of its file; return the path."""
         source = Path(batch["path"][0])
         label = self.segment(batch["image"])[0, 0].cpu().numpy()
-        native = to_native(label, batch["affine"][0].cpu().numpy(), source)
+        native = to_native(label, batch["affine"][0], source)
         self.predict_dir.mkdir(parents=True, exist_ok=True)
         target = self.predict_dir / f"{source.name.removesuffix('.gz').removesuffix('.nii')}_seg.nii.gz"
         save_nifti(target, native.data, native.affine)
@@ -137,7 +137,7 @@ class SegmentationModule(pl.LightningModule):
         for name in self.scores:
             self._add(name, 0.0, 0.0)  # so that every rank takes part, whatever its scans held
             metric = self._metric(name)
-            if (mean := metric.compute()).isfinite():
+            if (mean := metric.compute()).isfinite() or name == "dsc_tumor":  # by which the best weights are kept: NaN where none was held
                 self.log(f"{stage}/{name}", mean, prog_bar=name != "dsc_tumor_empty")
             with torch.inference_mode(False):
                 metric.reset()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from gpu_synth.preview import save_png, slices_figure, to_rgb
@@ -16,7 +17,8 @@ class SynthesisMonitor(pl.Callback):
     """Log lesions, their rate, samples skipped, synthesis's share of step time, and slices of a synthesised patch.
 
     It finds the synthesis step in the trainer's data module (`SynthesisDataModule`) or among its callbacks (`SynthesizeTumors`).
-    The share is that of the time from the end of one step to the end of the next, reading of data included, validation excluded.
+    Numbers are of all processes together: sums, and the share of their time from the end of one step to the end of the next, reading
+    of data included, validation excluded.
 
     Args:
         pictures: Log a picture of the first patch of every epoch.
@@ -63,15 +65,17 @@ class SynthesisMonitor(pl.Callback):
         synthesizer = self.step.synthesizer
         now = (synthesizer.lesions, synthesizer.skipped, self.step.seconds())
         lesions, skipped, seconds = (after - before for after, before in zip(now, self._before, strict=True))
-        share = seconds / max(self._step_seconds, 1e-9)
+        mine = [lesions, skipped, lesions / max(seconds, 1e-9), seconds, self._step_seconds]
+        of_all = trainer.strategy.reduce(torch.tensor(mine, dtype=torch.float32, device=pl_module.device), reduce_op="sum")
+        lesions, skipped, rate, seconds, step_seconds = of_all.tolist()
         numbers = {
-            "lesions_per_epoch": float(lesions),
-            "lesions_per_second": lesions / max(seconds, 1e-9),
-            "skipped_per_epoch": float(skipped),
-            "share_of_step_time": share,
+            "lesions_per_epoch": lesions,
+            "lesions_per_second": rate,
+            "skipped_per_epoch": skipped,
+            "share_of_step_time": seconds / max(step_seconds, 1e-9),
         }
         pl_module.log_dict({f"synthesis/{name}": value for name, value in numbers.items()})
-        self._all_step_seconds += self._step_seconds
+        self._all_step_seconds += step_seconds
         self.lesions, self.seconds = self.lesions + int(lesions), self.seconds + seconds
         self.share = self.seconds / max(self._all_step_seconds, 1e-9)
         if self.step.example is not None:

@@ -16,7 +16,6 @@ class Example(NamedTuple):
     image: Tensor
     label: Tensor
     spacing_mm: tuple[float, float, float]
-    uid: int | None
 
 
 class SynthesisStep:
@@ -49,8 +48,7 @@ class SynthesisStep:
         if healthy is not None:
             self.keep_example = False
             i, j, k = (float(x) for x in torch.as_tensor(spacing_mm).reshape(-1, 3)[0])
-            number = None if uid is None else int(uid[0])
-            self.example = Example(healthy[0, 0], image[0, 0].clone(), label[0, 0].clone(), (i, j, k), number)
+            self.example = Example(healthy[0, 0], image[0, 0].clone(), label[0, 0].clone(), (i, j, k))
         return image, label
 
     def seconds(self) -> float:

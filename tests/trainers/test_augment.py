@@ -53,3 +53,10 @@ def test_intensity_changes_by_a_tenth_at_most_and_only_the_image():
     assert out.amin() >= 0.8
     assert out.amax() <= 1.2
     assert out[:, 0, 0, 0, 0].std() > 0.07  # two uniform draws of ±0.1: 0.082
+
+
+def test_nothing_is_read_back_from_the_device():
+    """On the meta device, where there are no values, reading one raises."""
+    image, label = (x.to("meta") for x in batch(4))
+    image, label = Augmentation()(window(image, (0.0, 1.0)), label, 0, torch.arange(4, device="meta"))
+    assert image.device.type == label.device.type == "meta"

@@ -2,6 +2,7 @@
 
 import csv
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -18,8 +19,8 @@ SHAPE = (32, 32, 24)
 class Foreign(Dataset):
     """Somebody else's data: all organ, as dicts or tuples, in HU or scaled."""
 
-    def __init__(self, kind=dict, scaled=False):
-        self.kind, self.scaled = kind, scaled
+    def __init__(self, kind=dict, scaled=False, spacing_mm=(1.0, 1.0, 1.0)):
+        self.kind, self.scaled, self.spacing_mm = kind, scaled, spacing_mm
 
     def __len__(self):
         return 8
@@ -27,7 +28,7 @@ class Foreign(Dataset):
     def __getitem__(self, n):
         image = torch.full((1, *SHAPE), 100.0)
         image = (image + 21) / 210 if self.scaled else image
-        sample = {"image": image, "label": torch.ones(1, *SHAPE, dtype=torch.uint8), "spacing_mm": torch.ones(3)}
+        sample = {"image": image, "label": torch.ones(1, *SHAPE, dtype=torch.uint8), "spacing_mm": self.spacing_mm}
         return sample if self.kind is dict else tuple(sample.values())
 
 
@@ -42,11 +43,14 @@ def tumours(module) -> list[bool]:
     return [bool((batch["label"] == 2).any() and (batch["image"] < batch["image"].max()).any()) for batch in module.seen]
 
 
+TUPLE = {"image_key": 0, "label_key": 1, "spacing_key": 2}
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         (dict, {}),
-        (tuple, {"image_key": 0, "label_key": 1, "spacing_key": 2}),
+        (tuple, TUPLE),
         (tuple, {"image_key": 0, "label_key": -2, "spacing_mm": (1.0, 1.0, 1.0)}),
     ],
     ids=["dict", "tuple", "fixed-spacing"],
@@ -54,6 +58,65 @@ def tumours(module) -> list[bool]:
 def test_a_foreign_module_trains_on_tumours(tmp_path, kind, options):
     module, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(prob=1.0), **options), Foreign(kind))
     assert tumours(module) == [True] * 4
+
+
+class OnDevice(Recorder):
+    """All of the batch goes to a device that the host cannot read: here the spacing alone, to where there are no values."""
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        moved = {key: _to_meta(value) for key, value in (batch.items() if isinstance(batch, dict) else enumerate(batch)) if key in SPACING}
+        return {**batch, **moved} if isinstance(batch, dict) else [moved.get(n, value) for n, value in enumerate(batch)]
+
+
+SPACING = ("spacing_mm", 2)
+
+
+def _to_meta(value):
+    return [x.to("meta") for x in value] if isinstance(value, list) else value.to("meta")
+
+
+class OnDeviceData(pl.LightningDataModule):
+    """The same, where the data module's hook wins."""
+
+    transfer_batch_to_device = OnDevice.transfer_batch_to_device
+
+    def train_dataloader(self):
+        return DataLoader(Foreign(spacing_mm=ANISOTROPIC_MM), batch_size=2)
+
+
+ANISOTROPIC_MM = (0.7, 0.8, 2.5)
+
+
+@pytest.mark.parametrize("spacing_mm", [ANISOTROPIC_MM, torch.tensor(ANISOTROPIC_MM)], ids=["an axis", "a sample"])
+@pytest.mark.parametrize("kind", [dict, tuple])
+def test_spacing_is_read_before_the_batch_is_on_the_device(tmp_path, kind, spacing_mm):
+    """A DataLoader makes three tensors of a triple, one an axis, and one of a tensor; both are moved before a callback's first hook."""
+    keys = TUPLE if kind is tuple else {}
+    given, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(), **{**keys, "spacing_mm": ANISOTROPIC_MM}), Foreign(kind))
+    callback = SynthesizeTumors(TumorSynthesizer(), **keys)
+    moved, trainer = fit(tmp_path, callback, Foreign(kind, spacing_mm=spacing_mm), OnDevice())
+    assert all(torch.equal(a["label"], b["label"]) for a, b in zip(given.seen, moved.seen, strict=True))
+    assert any(tumours(moved))
+    assert "batch_to_device" not in vars(trainer.strategy), "the trainer is as it was"
+
+
+def test_spacing_is_read_where_the_data_modules_hook_moves_it(tmp_path):
+    given, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(), spacing_mm=ANISOTROPIC_MM), Foreign())
+    module = Recorder()
+    trainer_of(tmp_path, callbacks=[SynthesizeTumors(TumorSynthesizer())], limit_val_batches=0).fit(module, OnDeviceData())
+    assert all(torch.equal(a["label"], b["label"]) for a, b in zip(given.seen, module.seen, strict=True))
+
+
+def test_a_trainer_is_as_it_was_after_an_exception_too(tmp_path):
+    trainer = trainer_of(tmp_path, callbacks=[SynthesizeTumors(TumorSynthesizer(), image_key="ct")], limit_val_batches=0)
+    with pytest.raises(ValueError, match="batch must hold 'ct'"):
+        trainer.fit(Recorder(), DataLoader(Foreign(), batch_size=2))
+    assert "batch_to_device" not in vars(trainer.strategy)
+
+
+def test_spacing_that_the_loader_has_on_the_device_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="spacing_mm must be host numbers, got a tensor on meta"):
+        fit(tmp_path, SynthesizeTumors(TumorSynthesizer()), Foreign(spacing_mm=torch.ones(3, device="meta")), OnDevice())
 
 
 def test_an_image_that_is_scaled_already_stays_scaled(tmp_path):
@@ -69,11 +132,12 @@ def test_a_missing_key_is_named_with_those_there_are(tmp_path):
         fit(tmp_path, SynthesizeTumors(TumorSynthesizer(), image_key="ct"), Foreign())
 
 
-def test_a_resumed_run_goes_on_with_fresh_tumours(tmp_path):
-    whole, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(seed=2)), Foreign(), max_epochs=2)
-    first, trainer = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(seed=2)), Foreign())
+@pytest.mark.parametrize("recorder", [Recorder, OnDevice])
+def test_a_resumed_run_goes_on_with_fresh_tumours(tmp_path, recorder):
+    whole, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(seed=2)), Foreign(), recorder(), max_epochs=2)
+    first, trainer = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(seed=2)), Foreign(), recorder())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    second = Recorder()
+    second = recorder()
     trainer = trainer_of(tmp_path, callbacks=[SynthesizeTumors(TumorSynthesizer(seed=77))], limit_val_batches=0, max_epochs=2)
     trainer.fit(second, DataLoader(Foreign(), batch_size=2), ckpt_path=tmp_path / "a.ckpt")
     assert len(first.seen) == len(second.seen) == 4

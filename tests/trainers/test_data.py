@@ -1,10 +1,16 @@
 """The feed: which patch a uid is, where a run goes on, what is held out."""
 
+from types import SimpleNamespace
+
 import lightning.pytorch as pl
 import pytest
 import torch
-from tiny_training import PATCH_VOX, Recorder, data_of, trainer_of
+from lightning.pytorch.plugins.precision import Precision
+from tiny_training import PATCH_VOX, Recorder, data_of, trainer_of, write_scan
 
+from gpu_synth.manifest import load_case, load_manifest
+from gpu_synth.prepare import prepare
+from gpu_synth.trainers.augment import window
 from gpu_synth.trainers.data import HELD_OUT_UID, OrdinalSampler, PatchDataset
 
 
@@ -31,9 +37,10 @@ def test_patches_cover_every_training_case_and_hold_organ(cache):
     patches = [PatchDataset(data.manifest, data.training, PATCH_VOX, seed=0)[uid] for uid in range(200)]
     with_organ = sum(bool(patch["label"].any()) for patch in patches)
     assert with_organ >= 180  # the organ's box has corners without organ
-    larger = PatchDataset(data.manifest, data.training, (96, 64, 64), seed=0)[7]
-    assert (larger["image"] == -1024).any(), "beyond the scan there is air"
-    assert larger["label"].sum() == max(larger["label"].sum(), 1), "a patch larger than the organ's box holds all of it"
+    for case in data.training:
+        larger = PatchDataset(data.manifest, [case], (96, 64, 64), seed=0)[7]
+        assert (larger["image"] == -1024).any(), "beyond the scan there is air"
+        assert larger["label"].sum() == load_case(data.manifest, case)[1].sum(), "a patch larger than the organ's box holds all of it"
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -129,6 +136,65 @@ def test_validation_is_held_out_has_tumours_and_never_changes(cache, tmp_path):
         assert all(same(a, b) for a, b in zip(run, runs[0], strict=True))
 
 
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory):
+    """A healthy scan, and one with a real tumour."""
+    folder = tmp_path_factory.mktemp("annotated")
+    write_scan(folder, "healthy", (0.6, 0.7, 0.8))
+    write_scan(folder, "tumor", (0.6, 0.7, 0.8), tumor=True)
+    prepare(images=folder / "ct", labels=folder / "liver", out=folder / "cache", spacing_mm=(2.0, 2.0, 2.0), tumor_labels=(2,))
+    return folder / "cache"
+
+
+def test_annotated_scans_are_tested_as_they_are(cache, annotated, tmp_path):
+    module, data = Recorder(), data_of(cache, test_dir=str(annotated), val_margin_mm=None)
+    trainer_of(tmp_path).test(module, data, verbose=False)
+    cases = [load_case(load_manifest(annotated), name) for name in ("healthy", "tumor")]
+    assert [bool((label == 2).any()) for _, label, _ in cases] == [False, True]
+    for batch, (image, label, _) in zip(module.held_out, cases, strict=True):
+        assert torch.equal(batch["label"][0], label)
+        assert torch.equal(batch["image"][0], window(image.float(), data.window_hu))
+
+
+def test_annotated_scans_of_another_spacing_are_refused(cache, annotated, tmp_path):
+    prepare(images=annotated.parent / "ct", labels=annotated.parent / "liver", out=tmp_path, spacing_mm=(3.0, 2.0, 2.0))
+    data = data_of(cache, test_dir=str(tmp_path))
+    data.setup("test")
+    with pytest.raises(ValueError, match=r"test_dir must have data_dir's spacing of \[2.0, 2.0, 2.0\] mm, got \[3.0, 2.0, 2.0\]"):
+        data.test_dataloader()
+
+
+def test_held_out_scans_are_tested_with_synthetic_tumours_where_no_others_are_named(cache, tmp_path):
+    module = Recorder()
+    trainer_of(tmp_path).test(module, data_of(cache, val_cases=("case1", "case2")), verbose=False)
+    assert [bool((batch["label"] == 2).any()) for batch in module.held_out] == [True, True]
+
+
+def test_validation_has_tumours_though_a_test_folder_is_named(cache, annotated, tmp_path):
+    module = Recorder()
+    trainer_of(tmp_path).validate(module, data_of(cache, test_dir=str(annotated)), verbose=False)
+    assert all((batch["label"] == 2).any() for batch in module.held_out)
+
+
+def test_nothing_is_read_back_from_the_device(cache):
+    """On the meta device, where there are no values, reading one raises."""
+    data = data_of(cache)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    data.trainer = SimpleNamespace(training=True, testing=False, world_size=1, precision_plugin=Precision())
+    data.synthesis.keep_example = True
+    batch = data.on_before_batch_transfer(batch, 0)
+    moved = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    assert {name for name, value in moved.items() if isinstance(value, torch.Tensor)} == {"image", "label", "uid"}
+    out = data.on_after_batch_transfer(moved, 0)
+    assert out["image"].device.type == out["label"].device.type == "meta"
+    assert data.synthesis.example.image.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"):
+        _ = data.synthesis.synthesizer.lesions  # so reading would have been noticed
+    data.trainer.training = False
+    assert data.on_after_batch_transfer(moved, 0)["image"].device.type == "meta"
+
+
 def test_whole_scans_are_validated_on_request(cache):
     data = data_of(cache, val_margin_mm=None)
     data.setup("fit")
@@ -145,13 +211,23 @@ def test_overrides_reach_both_synthesizers(cache):
     [
         ({"val_cases": ("case0", "case1", "case2", "case3")}, "must hold a case that is not held out"),
         ({"val_cases": ("case9",)}, "case must be one of"),
-        ({"samples_per_epoch": 1}, "samples_per_epoch must be at least batch_size 2, got 1"),
+        ({"samples_per_epoch": 1}, r"samples_per_epoch must be at least batch_size 2 × 1 process\(es\), got 1; raise it, or lower batch_"),
     ],
     ids=["all-held-out", "unknown-case", "too-few-samples"],
 )
 def test_options_that_do_not_fit_the_data_are_refused(cache, options, says):
     with pytest.raises(ValueError, match=says):
         data_of(cache, **options).setup("fit")
+
+
+def test_an_epoch_must_hold_a_step_of_every_process(cache):
+    data = data_of(cache, samples_per_epoch=7)
+    data.trainer = SimpleNamespace(world_size=4)
+    with pytest.raises(ValueError, match=r"samples_per_epoch must be at least batch_size 2 × 4 process\(es\), got 7"):
+        data.setup("fit")
+    data.trainer.world_size = 3
+    data.setup("fit")
+    assert data.samples_per_epoch == 6
 
 
 def test_predict_refuses_what_is_no_file(cache):

@@ -43,6 +43,28 @@ def test_swin_unetr_learns_from_synthetic_tumours(cache, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(before, module.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_step_in_another_precision(cache, tmp_path, precision):
+    trainer = trainer_of(tmp_path, precision=precision, limit_train_batches=1, limit_val_batches=0)
+    trainer.fit(module := SegmentationModule(patch_vox=PATCH_VOX), data_of(cache, patch_vox=PATCH_VOX, batch_size=1))
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert {p.dtype for p in module.network.parameters()} == {torch.bfloat16 if precision == "bf16-true" else torch.float64}
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true", "64-true", "bf16-mixed"])
+def test_the_whole_way_in_another_precision(cache, tmp_path, precision):
+    """Samples, scores and the place of a prediction do not depend on the network's precision."""
+    scan = next((cache.parent / "ct").glob("case0.nii.gz"))
+    module, data = SegmentationModule(patch_vox=PATCH_VOX, predict_dir=str(tmp_path)), data_of(cache, predict_images=str(scan))
+    module.network = nn.Conv3d(1, 3, 1)
+    trainer = trainer_of(tmp_path, precision=precision)
+    trainer.fit(module, data)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    assert 0 <= trainer.callback_metrics["val/dsc_tumor"] <= 1
+    written = trainer.predict(module, data)
+    np.testing.assert_array_equal(nib.load(written[0]).affine, nib.load(scan).affine)
+
+
 def test_learning_rate_rises_then_falls_along_a_cosine(cache, tmp_path):
     module = SegmentationModule(patch_vox=PATCH_VOX, lr=1.0, warmup_share=0.25)
     module.network = nn.Conv3d(1, 3, 1)
@@ -74,6 +96,10 @@ def test_scores_are_means_over_scans_and_empty_ones_stand_apart():
     module.validation_step({"image": image, "label": healthy}, 2)  # finds one where there is none
     module.on_validation_epoch_end()
     assert logged == pytest.approx({"val/dsc_organ": 1.0, "val/dsc_tumor": (1 + 2 / 3) / 2, "val/dsc_tumor_empty": 0.0})
+    logged.clear()
+    module.validation_step({"image": image, "label": healthy}, 0)
+    module.on_validation_epoch_end()
+    assert logged == pytest.approx({"val/dsc_organ": 1.0, "val/dsc_tumor": float("nan"), "val/dsc_tumor_empty": 0.0}, nan_ok=True)
 
 
 def test_only_the_largest_piece_is_kept():
