@@ -43,8 +43,8 @@ class Replays:
         key = (tuple(label.shape), label.dtype, label.device, spacing_mm, seed)
         if key not in self._captured and len(self._captured) >= self._most:
             warnings.warn(
-                f"graph=True keeps graphs for {self._most} shapes and spacings, got another, {tuple(label.shape)} at {spacing_mm[0]} mm: it "
-                "is made without one; bring patches to one shape and spacing",
+                f"graph=True keeps graphs for {self._most} shapes and spacings, got another, {tuple(label.shape)} at {spacing_mm[0]} mm: "
+                "it is made without one; bring patches to one shape and spacing",
                 stacklevel=4,
             )
             return make(label, uid)

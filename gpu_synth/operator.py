@@ -1,6 +1,7 @@
 """Plan and render in one go: at once, from a CUDA graph, or as the one torch operator that a compiled model sees."""
 
 import json
+from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,13 @@ def _operator(image: Tensor, label: Tensor, uid: Tensor, spacing_mm: list[float]
 def _(image: Tensor, label: Tensor, uid: Tensor, spacing_mm: list[float], seed: int, recipe: str) -> Made:
     new_image, new_label = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (image, label))
     return new_image, new_label, uid.new_empty(2)
+
+
+def recipe_of(synth: "TumorSynthesizer") -> str:
+    """What makes another synthesizer like this one, but for its seed: a constant to the compiler."""
+    preset = asdict(synth.preset)
+    options = {name: getattr(synth, name) for name in ("prob", "backend", "scope", "organ_label", "tumor_label")}
+    return json.dumps({"preset": preset.pop("name"), **options, **preset})
 
 
 @lru_cache(maxsize=16)

@@ -132,6 +132,8 @@ class TumorPlan:
         if not plans:
             raise ValueError("plans must hold at least one plan, got none")
         first = plans[0]
+        if len(plans) == 1:
+            return first
         for name in ("seed", "scope", "whole_vox", "bounds"):
             got = {getattr(plan, name) for plan in plans}
             if len(got) > 1:
@@ -243,6 +245,12 @@ def texture_field(
     density = _widths_vox(density_sigma_mm, bounds.density_sigma_mm, spacing_mm)
     grain = _widths_vox(grain_sigma_mm, bounds.grain_sigma_mm[1], spacing_mm)
     return Field(seed, uid, whole_vox, cell_vox(bounds.grain_sigma_mm[0], spacing_mm), *density, *grain)
+
+
+def margin_vox(margin_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
+    """A distance as whole voxels along each axis, at least one."""
+    i, j, k = (max(1, round(margin_mm / spacing)) for spacing in spacing_mm)
+    return i, j, k
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,5 @@
 """TumorSynthesizer: healthy CT in, the same CT with tumours out. The published method, in the order in which it is told."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,8 @@ from gpu_synth.kernels._launch import BACKENDS, compile_all, resolve
 from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
 from gpu_synth.kernels.texture import statistics
-from gpu_synth.operator import synthesize
-from gpu_synth.plan import SCOPES, Scope, Spacing, TumorPlan, on_device, texture_field
+from gpu_synth.operator import recipe_of, synthesize
+from gpu_synth.plan import SCOPES, Scope, Spacing, TumorPlan, margin_vox, on_device, texture_field
 from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, render, together
 from gpu_synth.table import Bounds, parameter_table, slots_of
@@ -62,15 +61,7 @@ class TumorSynthesizer(CountingModule):
         self.backend, self.prob, self.scope = backend, check_prob("prob", prob), scope
         self.organ_label, self.tumor_label = check_labels(organ_label, tumor_label)
         self.replays = Replays() if graph else None
-        options = {
-            "preset": preset,
-            "prob": prob,
-            "backend": backend,
-            "scope": scope,
-            "organ_label": organ_label,
-            "tumor_label": tumor_label,
-        }
-        self.recipe = json.dumps({**options, **overrides})  # what makes another one like it
+        self.recipe = recipe_of(self)
 
     def forward(
         self, image: Float[Tensor, "b 1 i j k"], label: Int[Tensor, "b 1 i j k"], spacing_mm: Any = None, uid: Tensor | None = None
@@ -95,13 +86,13 @@ class TumorSynthesizer(CountingModule):
         if uid is None and not self.training:
             return image, label
         uid = self.next_uids(image) if uid is None else check_uid(uid, image)
-        new_image, new_label, made = synthesize(self, image, label, spacing, uid)
+        new_image, new_label, made = synthesize(self, image, label, spacing, uid)  # sample_plan, then what render does
         self.count(made)
         return new_image, new_label
 
     @torch.no_grad()
     def plan(self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None) -> TumorPlan:
-        """Draw all that is random. Arguments and errors are those of `forward`; without `uid`, the next ones are used up."""
+        """Draw all that is random. Arguments and errors are those of `forward`; without `uid` (in training mode), the next are used up."""
         check_images(image, label, self.organ_label, self.tumor_label)
         spacing = check_spacing(spacing_mm, len(image))
         uid = self.next_uids(image) if uid is None else check_uid(uid, image)
@@ -117,10 +108,8 @@ class TumorSynthesizer(CountingModule):
     def _sample(self, label: Tensor, spacing_mm: tuple[Spacing, ...], uid: Tensor, backend: str) -> TumorPlan:
         """Plan samples of one spacing."""
         preset, bounds, slots = self.preset, Bounds.of(self.preset), slots_of(self.preset)
-        i, j, k = (max(1, round(preset.erosion_mm / spacing)) for spacing in spacing_mm[0])
-        site = Site(self.organ_label, self.tumor_label, (i, j, k), preset.axial_axis)
-        extent = on_device(preset.extent, uid.device)
-        centre_vox, possible = place(label, site, extent, sum(slots), self.seed, uid, backend)
+        site = Site(self.organ_label, self.tumor_label, margin_vox(preset.erosion_mm, spacing_mm[0]), preset.axial_axis)
+        centre_vox, possible = place(label, site, on_device(preset.extent, uid.device), sum(slots), self.seed, uid, backend)
         draws = draw(*parameter_table(preset, self.prob, uid.device), slots, self.seed, uid, possible, backend)
 
         whole_vox = (label.shape[1], label.shape[2], label.shape[3])

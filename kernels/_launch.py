@@ -45,6 +45,12 @@ def source_text(path: Path) -> str:
     return expand(path)
 
 
+def _cupy() -> Any:
+    import cupy  # type: ignore[import-not-found,unused-ignore]
+
+    return cupy
+
+
 @lru_cache(maxsize=1)
 def missing() -> str | None:
     """Why CuPy cannot launch here, and what mends it; None where it can."""
@@ -52,7 +58,7 @@ def missing() -> str | None:
         return "torch sees no CUDA device"
     extra = f"cuda{(torch.version.cuda or '13').split('.')[0]}"
     try:
-        import cupy  # type: ignore[import-not-found,unused-ignore]
+        cupy = _cupy()
     except ImportError as error:
         return f'CuPy cannot be imported ({error}); install it: pip install "gpu-synth[{extra}]"'
     try:
@@ -137,8 +143,7 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
     if RUNNER is not None:
         RUNNER(family, kernel, grid, block, values)
         return
-    import cupy
-
+    cupy = _cupy()
     device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
     with torch.cuda.device(device), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index or 0):
         _function(family, kernel, torch.cuda.current_device())(grid, block, tuple(values))
@@ -151,8 +156,6 @@ def _function(family: str, kernel: str, device: int) -> Any:
 
 @lru_cache(maxsize=64)
 def _module(family: str, device: int) -> Any:
-    import cupy
-
-    module = cupy.RawModule(code=source_text(sources()[family]), options=FLAGS, backend="nvrtc")
+    module = _cupy().RawModule(code=source_text(sources()[family]), options=FLAGS, backend="nvrtc")
     module.compile()
     return module

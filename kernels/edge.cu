@@ -3,7 +3,7 @@
 #include "tiles.cuh"
 
 // Smooth the mask along k. Bytes: 2 read, 2 written a voxel; operations: 8σ + 1 products near a lesion.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 edge_lines_kernel(unsigned short* out, const short* instances, const float* weights, const int* band, const unsigned char* touched, int n, long long lines, int n_j,
                   int reach_k, int tiles_i, int tiles_j, int tiles_k) {
     const long long sample = blockIdx.z, line = blockIdx.y * (long long)TILE + threadIdx.x;
@@ -24,7 +24,7 @@ edge_lines_kernel(unsigned short* out, const short* instances, const float* weig
 
 // Smooth along j (outer: planes along i) or i (outer 1, where `changing` marks the tiles in which anything is left of a lesion).
 // Bytes: 2 read, 2 written a voxel; operations as above.
-extern "C" __global__ void __launch_bounds__(ACROSS)
+extern "C" __global__ void __launch_bounds__(ACROSS, 5)
 edge_columns_kernel(unsigned short* out, unsigned char* changing, const unsigned short* in, const float* weights, const int* band, const unsigned char* touched, int n,
                     long long inner, int outer, int n_k, int reach_i, int reach_j, int reach_k, int tiles_i, int tiles_j, int tiles_k) {
     const long long sample = blockIdx.z / outer, place = blockIdx.x * (long long)ACROSS + threadIdx.x;

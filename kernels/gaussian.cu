@@ -79,7 +79,7 @@ weights_kernel(float* weights, int* integers, int* band, float* squares, const f
 }
 
 // Smooth the last axis of (samples · lines, m). Bytes: 4 read, 4 written a value; operations: as many products as a row has weights.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 lines_kernel(float* out, const float* in, const float* weights, const int* band, int n, int m, long long lines) {
     const long long sample = blockIdx.z;
     in += sample * lines * m;

@@ -54,7 +54,7 @@ __device__ __forceinline__ bool touches(const Lesion& lesion, int axis, const fl
 // One tile of one sample a block: blocks (k tiles, i tiles · j tiles, samples); a thread walks the tile's eight voxels along i. `boxes`
 // holds, a slot: its box and where its axes' spline weights stand. `touched` is zero before.
 // Bytes: 1 read, 2 written a voxel; operations: at most 6 displacements of 24, for each listed lesion until one holds the voxel.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 instance_map_kernel(short* instances, unsigned char* touched, const long long* centre_vox, const float* radii_vox, const float* elastic_vox, const bool* active,
                     const int* boxes, const float4* spline, const void* label, int kind, long long organ, float gain, int slots, int n_i, int n_j, int n_k,
                     int origin_i, int origin_j, int origin_k) {

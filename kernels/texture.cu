@@ -26,7 +26,7 @@ struct Norm {
 
 // Draw uniform noise and smooth it along k. Also clears `low` and `high`, where given, for density_columns_kernel.
 // Bytes: 4 written a cell; operations: a block of Philox and 8σ + 1 products a cell.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 noise_lines_kernel(int* out, int* low, int* high, const int* weights, const int* band, const long long* uid, unsigned long long seed, int n, int m, long long lines,
                    int first_i, int first_j, int first_k, int n_j, int whole_j, int whole_k) {
     const long long sample = blockIdx.z;
@@ -72,7 +72,7 @@ density_columns_kernel(int* out, int* low, int* high, const int* in, const int* 
 }
 
 // Smooth the probability of salt along k, for the mean of the grain. Bytes: 4 read, 4 written a cell.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 mean_lines_kernel(float* out, const int* density, const float* weights, const int* band, const int* low, const int* high, const float* scale, const float* offset,
                   int n, int m, long long lines) {
     const long long sample = blockIdx.z;
@@ -140,7 +140,7 @@ gain_kernel(float* gain, const float* drawn, const float* totals, const int* cou
 
 // Toss each cell's salt and smooth it along k, from cells to voxels, where a tile that changes is near enough to see it.
 // Bytes: 4 read, 2 written a cell and voxel along k; operations: a block of Philox a cell, 8σ / cell + 1 products a voxel.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
 salt_lines_kernel(unsigned short* out, const int* density, const float* weights, const int* band, const int* low, const int* high, const float* scale,
                   const float* offset, const long long* uid, const unsigned char* changing, unsigned long long seed, int n, int m, long long lines, int first_i,
                   int first_j, int first_k, int n_j, int whole_j, int whole_k, int cell_i, int cell_j, int cell_k, int reach_i, int reach_j, int origin_i,

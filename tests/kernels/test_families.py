@@ -1,0 +1,101 @@
+"""Every kernel family is whole, and a kernel that is a little wrong is caught by the comparison with its twin."""
+
+import importlib
+import inspect
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from emulator import KERNELS, LaunchError, emulated, kernels_of
+from scans import ONE_MM, scans, uids
+
+from gpu_synth import TumorSynthesizer
+from gpu_synth.bench.registry import OPERATIONS
+from gpu_synth.kernels import _launch
+
+FAMILIES = sorted(path.stem for path in KERNELS.glob("[a-z]*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_has_source_twin_test_and_bench_row(family):
+    assert family in _launch.sources(), f"kernels/{family}.cu is missing"
+    module = importlib.import_module(f"gpu_synth.kernels.{family}")
+    own = [name for name, function in inspect.getmembers(module, inspect.isfunction) if function.__module__ == module.__name__]
+    twins = {name.removesuffix("_torch") for name in own if re.fullmatch(r"[a-z]\w*_torch", name)}
+    assert twins, f"kernels/{family}.py holds no twin: a function named *_torch"
+    for name in twins:
+        public = getattr(module, name, None) or getattr(module, f"{name}_", None)
+        assert public is not None, f"kernels/{family}.py holds {name}_torch and no {name}"
+        assert "backend" in inspect.signature(public).parameters, f"{name} takes no backend"
+    test = Path(__file__).with_name(f"test_{family}.py")
+    assert test.is_file(), f"{test.name} is missing"
+    assert '"cupy"' in test.read_text(), f"{test.name} does not compare the kernels with the twin"
+    assert family in {operation.name for operation in OPERATIONS}, f"bench/registry.py has no row {family!r}"
+
+
+def test_every_source_belongs_to_a_family():
+    assert sorted(_launch.sources()) == FAMILIES
+
+
+def test_every_kernel_is_launched_by_its_name():
+    launched = {
+        tuple(found) for path in KERNELS.glob("[a-z]*.py") for found in re.findall(r'launch\(\s*"(\w+)", "(\w+)"', path.read_text())
+    }
+    assert launched == {(family, kernel) for family, source in _launch.sources().items() for kernel in kernels_of(source)}
+
+
+def test_sources_with_their_headers_written_in_have_each_once():
+    for source in _launch.sources().values():
+        text = _launch.source_text(source)
+        assert "#include" not in text
+        assert "#pragma once" not in text
+        assert text.count("Words philox(") == (1 if "rng.cuh" in source.read_text() else 0)
+
+
+MUTANTS = {
+    "shape one off": ("shape.cu", "const int y = j - lesion.corner[1]", "const int y = j - lesion.corner[1] - 1"),
+    "smoothing one off": ("smoothing.cuh", "weights[row * (long long)m + column + c]", "weights[row * (long long)m + column + c + 1]"),
+    "smoothing barrier": ("smoothing.cuh", "        __syncthreads();\n        const int columns", "        const int columns"),
+    "lines barrier": ("smoothing.cuh", "        __syncthreads();\n#pragma unroll 8", "#pragma unroll 8"),
+    "density shift": ("texture.cu", "(int)(sum >> 15)", "(int)((sum + 16384) >> 15)"),
+    "salt index": ("texture.cu", "* whole_k + cells.first_k + column;", "* whole_k + cells.first_k + column + 1;"),
+    "placement rank": ("placement.cu", "if (value < end && value >= end - mine)", "if (value <= end && value > end - mine)"),
+    "placement barrier": ("placement.cu", "ends[thread] += add;\n            __syncthreads();", "ends[thread] += add;"),
+    "edge reach": ("edge.cu", "tiles.near(sample, i - reach_i, end_i + reach_i", "tiles.near(sample, i, end_i"),
+    "weights": ("gaussian.cu", "turn * period - 2 - c", "turn * period - c"),
+    "draw": ("plan.cu", "slot - before < number", "slot - before <= number"),
+    "blend": ("blend.cu", "if (number[each]) write_label", "if (share[each]) write_label"),
+    "philox": ("rng.cuh", "round < 10", "round < 9"),
+}  # fmt: skip
+
+
+def synthesised(folder, order, monkeypatch):
+    """Everything that comes of two samples, or None where the emulator itself objects."""
+    emulated(monkeypatch, order, folder)
+    image, label = scans(2, (41, 36, 40))
+    synth = TumorSynthesizer(prob=1.0, backend="cupy", class_prob=(0.5, 0.5, 0.0, 0.0, 0.0))
+    try:
+        plan = synth.plan(image, label, ONE_MM, uids(2))
+        out = synth.render(image, label, plan)
+    except LaunchError:
+        return None
+    return out.image, out.label, out.instances, *plan.tensors().values()
+
+
+@pytest.mark.parametrize(("file", "right", "wrong"), MUTANTS.values(), ids=MUTANTS)
+def test_a_mutated_kernel_is_caught(file, right, wrong, tmp_path, monkeypatch):
+    """One index off, one barrier missing: in one order of threads at least, something differs from the kernels as they are."""
+    for path in (*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")):
+        shutil.copy(path, tmp_path)
+    text = (tmp_path / file).read_text()
+    assert text.count(right) == 1
+    (tmp_path / file).write_text(text.replace(right, wrong))
+    expected = synthesised(KERNELS, "forward", monkeypatch)
+    assert expected is not None
+    for order in ("forward", "reversed"):
+        got = synthesised(tmp_path, order, monkeypatch)
+        if got is None or not all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)):
+            return
+    pytest.fail("the mutant made the same tumours")

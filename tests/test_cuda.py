@@ -1,0 +1,121 @@
+"""What only a GPU shows: nothing waits, memory stays flat, a graph replays fresh tumours. Labels and images: see test_backends.py."""
+
+import pytest
+import torch
+from scans import ONE_MM, uids
+
+from gpu_synth import TumorSynthesizer
+
+pytestmark = pytest.mark.cuda
+PATCH = (96, 96, 96)
+
+
+def patches(b=2, dtype=torch.float32):
+    image = torch.full((b, 1, *PATCH), 100.0, device="cuda", dtype=dtype)
+    return image, torch.ones(b, 1, *PATCH, device="cuda", dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("backend", ["cupy", "torch"])
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_a_call_waits_for_nothing(backend, graph):
+    """Neither by torch's own count, nor by the profiler's, which also sees what CuPy does."""
+    if graph and backend == "torch":
+        pytest.skip("graphs are of kernels")
+    image, label = patches()
+    synth = TumorSynthesizer(prob=1.0, backend=backend, graph=graph)
+    for _ in range(3):
+        synth(image, label, ONE_MM)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        synth(image, label, ONE_MM)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as profile:
+        synth(image, label, ONE_MM)
+        last = torch.cuda.Event()
+        last.record()
+    waits = [event.key for event in profile.key_averages() if "Synchronize" in event.key or "MemcpyDtoH" in event.key]
+    assert [key for key in waits if "DeviceSynchronize" not in key] == []  # the profiler itself waits once, at its end
+
+
+def test_a_graph_replays_fresh_tumours_the_same_as_without():
+    image, label = patches()
+    eager, graph = TumorSynthesizer(prob=1.0, backend="cupy"), TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    seen = set()
+    for _ in range(5):
+        expected, got = eager(image, label, ONE_MM), graph(image, label, ONE_MM)
+        assert torch.equal(got[0], expected[0])
+        assert torch.equal(got[1], expected[1])
+        seen.add(int((got[1] == 2).sum()))
+    assert len(seen) > 1
+    assert graph.lesions == eager.lesions
+
+
+def test_a_graph_follows_labels_and_seed():
+    image, label = patches()
+    graph = TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    graph(image, label, ONE_MM, uids(2))
+    half = label.clone()
+    half[:, :, :48] = 0
+    new_label = graph(image, half, ONE_MM, uids(2))[1]
+    assert not (new_label[:, :, :48] == 2).any()
+    first = graph(image, label, ONE_MM, uids(2))[1]
+    graph.set_extra_state({**graph.get_extra_state(), "seed": 5})
+    assert not torch.equal(graph(image, label, ONE_MM, uids(2))[1], first)
+
+
+def test_more_shapes_than_graphs_are_made_without_and_said_once():
+    graph = TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    for n in range(4):
+        graph(*(x[..., : 40 + n] for x in patches()), ONE_MM, uids(2))
+    with pytest.warns(UserWarning, match="graph=True keeps graphs for 4 shapes"):
+        graph(*(x[..., :50] for x in patches()), ONE_MM, uids(2))
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_memory_is_at_most_three_times_the_batch_and_flat(graph):
+    image, label = patches(8)
+    synth = TumorSynthesizer(prob=1.0, backend="cupy", graph=graph)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    out = synth(image, label, ONE_MM)
+    torch.cuda.synchronize()
+    beyond = torch.cuda.max_memory_allocated() - before - sum(x.nbytes for x in out)
+    assert beyond <= 3 * image.nbytes
+    del out
+    for _ in range(20):
+        synth(image, label, ONE_MM)
+    reserved = torch.cuda.memory_reserved()
+    for _ in range(1000):
+        synth(image, label, ONE_MM)
+    assert torch.cuda.memory_reserved() == reserved
+
+
+def test_launches_follow_torchs_stream():
+    image, label = patches()
+    synth = TumorSynthesizer(prob=1.0, backend="cupy")
+    expected = synth(image, label, ONE_MM, uids(2))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        late = image * 1.0
+        got = synth(late, label, ONE_MM, uids(2))
+    side.synchronize()
+    assert torch.equal(got[0], expected[0])
+    assert torch.equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_under_autocast_and_in_half_precision(dtype):
+    image, label = patches(2, dtype)
+    synth = TumorSynthesizer(prob=1.0, backend="cupy")
+    expected = synth(image, label, ONE_MM, uids(2))
+    with torch.autocast("cuda", dtype=dtype):
+        got = synth(image, label, ONE_MM, uids(2))
+    assert got[0].dtype == dtype
+    assert torch.equal(got[0], expected[0])
