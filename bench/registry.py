@@ -1,123 +1,166 @@
-"""Every operation that is measured: one row each, named like its kernel family.
+"""Every name that is measured, one row each: the kernel families under their own names, then the whole.
 
-A row makes its input for a device and says which bytes the operation cannot avoid to move: its floor is a copy of as many.
+A row makes its input and says what it reads; with what it returns, these are the bytes that must move.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gpu_synth import presets
-from gpu_synth.kernels import blend, gaussian, placement, plan, rng, shape, texture
+from gpu_synth.bench import settings, synthesis
+from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
+from gpu_synth.kernels import blend, edge, gaussian, placement, plan, rng, shape, texture
+from gpu_synth.kernels._cells import Box
 from gpu_synth.plan import TumorPlan
-from gpu_synth.presets import SIZE_CLASSES
-from gpu_synth.synthesizer import TumorSynthesizer
 from gpu_synth.table import parameter_table, slots_of
 
-PATCH_VOX = (96, 96, 96)
-SPACING_MM = (1.0, 1.0, 1.0)
-SEED = 0
+RNG_BLOCKS = 1 << 17
+SYNTHESIS_TESTS = ("test_identity.py",)
+PUBLISHED_TESTS = ("bench/test_published.py",)
 
 
-class Case(NamedTuple):
-    """An operation ready to run: `run()` does it once, `floor_bytes` is what it reads and writes at the least."""
+class Stages(NamedTuple):
+    """What each stage of a render hands to the next, for lesions of class mix in patches that are all organ."""
 
-    run: Callable[[], object]
-    floor_bytes: int
-
-
-class Operation(NamedTuple):
-    """A row: name, shapes in words, and the input's maker."""
-
-    name: str
-    shapes: str
-    make: Callable[[torch.device], Case]
+    plan: TumorPlan
+    label: Tensor
+    instances: shape.Instances
+    soft: edge.Edge
+    grain: Tensor
 
 
-def patch(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Image and label of a patch that is all organ."""
-    image = torch.full((1, 1, *PATCH_VOX), 100.0, device=device)
-    return image, torch.ones_like(image, dtype=torch.uint8)
+def _stages(device: torch.device, setting: Setting) -> Stages:
+    image, label = patches(device, setting)
+    drawn = synthesis.synthesizer(replace(setting, size_class="mix")).plan(image, label, SPACING_MM, uid=_uids(device, setting))
+    instances = shape.instance_map(drawn.centre_vox, *drawn.shapes_vox(), drawn.active, label[:, 0], ORGAN, backend=_backend(setting))
+    soft = edge.edge(instances, *drawn.edges_vox(), _backend(setting))
+    grain = texture.texture(*drawn.texture_field(), _everything(setting), soft.changing, _backend(setting))
+    return Stages(drawn, label[:, 0], instances, soft, grain)
 
 
-def plans(size_class: str, device: torch.device) -> tuple[TumorSynthesizer, Iterator[TumorPlan]]:
-    """A synthesizer of one size class, and its plans of uid 0 and on."""
-    chosen = tuple(float(name == size_class) for name in SIZE_CLASSES)
-    synth = TumorSynthesizer(prob=1.0, seed=SEED, backend="torch", class_prob=chosen)
-    image, label = patch(device)
-    return synth, (synth.plan(image, label, SPACING_MM, uid=torch.tensor([uid])) for uid in count())
+def _backend(setting: Setting) -> str:
+    return setting.backend or "torch"
 
 
-def synthesis(size_class: str) -> Callable[[torch.device], Case]:
-    """Plan and render, a fresh uid each time."""
-
-    def make(device: torch.device) -> Case:
-        image, label = patch(device)
-        synth, fresh = plans(size_class, device)
-        return Case(lambda: synth.render(image, label, next(fresh)), 2 * image.nbytes + 2 * label.nbytes + 2 * label.numel())
-
-    return make
+def _uids(device: torch.device, setting: Setting) -> Tensor:
+    return torch.arange(setting.samples, device=device)
 
 
-def _rng(device: torch.device) -> Case:
-    index = torch.arange(1 << 17, device=device)[None]
-    uid = torch.zeros(1, dtype=torch.int64, device=device)
-    return Case(lambda: rng.halfwords(SEED, uid, rng.Purpose.SALT, index), 16 * index.numel())
+def _everything(setting: Setting) -> Box:
+    i, j, k = setting.whole_vox
+    return (0, i), (0, j), (0, k)
 
 
-def _plan(device: torch.device) -> Case:
-    preset = presets.get("liver-hu2022")
-    table, slots = parameter_table(preset, 0.9, device), slots_of(preset)
-    uid = torch.zeros(1, dtype=torch.int64, device=device)
-    return Case(lambda: plan.draw(*table, slots, SEED, uid), 4 * sum(slots) * 60)
+def _rng(device: torch.device, setting: Setting) -> Case:
+    index = torch.arange(RNG_BLOCKS, device=device).repeat(setting.samples, 1)
+    uid = _uids(device, setting)
+    return Case(lambda: rng.halfwords(SEED, uid, rng.Purpose.SALT, index, _backend(setting)), (uid, index))
 
 
-def _placement(device: torch.device) -> Case:
-    organ = torch.ones(1, *PATCH_VOX, dtype=torch.bool, device=device)
-    word = rng.words(SEED, torch.zeros(1, dtype=torch.int64, device=device), rng.Purpose.LESION, 28, 2)
-    extent = torch.tensor((0.3, 0.7), device=device)
-    return Case(lambda: placement.place(organ, word, (2, 2, 2), extent), organ.nbytes)
+def _plan(device: torch.device, setting: Setting) -> Case:
+    preset, uid = presets.get("liver-hu2022"), _uids(device, setting)
+    table, slots, possible = parameter_table(preset, 1.0, device), slots_of(preset), torch.ones_like(uid, dtype=torch.bool)
+    return Case(lambda: plan.draw(*table, slots, SEED, uid, possible, _backend(setting)), (table, uid, possible))
 
 
-def _shape(device: torch.device) -> Case:
-    _, fresh = plans("mix", device)
-    drawn = next(fresh)
-    organ = torch.ones(1, *PATCH_VOX, dtype=torch.bool, device=device)
-    vox = drawn.shapes_vox()
-    return Case(lambda: shape.instance_map(drawn.centre_vox, *vox, drawn.active, organ), 3 * organ.numel())
+def _placement(device: torch.device, setting: Setting) -> Case:
+    label, uid = patches(device, setting)[1][:, 0], _uids(device, setting)
+    site, extent = placement.Site(ORGAN, TUMOUR, (2, 2, 2)), torch.tensor((0.3, 0.7), device=device)
+    slots = sum(slots_of(presets.get("liver-hu2022")))
+    return Case(lambda: placement.place(label, site, extent, slots, SEED, uid, _backend(setting)), (label, extent, uid))
 
 
-def _gaussian(device: torch.device) -> Case:
-    field = torch.rand(1, *PATCH_VOX, device=device)
-    sigma = torch.full((1, 3), 4.0, device=device)
-    return Case(lambda: gaussian.gaussian(field, sigma, (4.0, 4.0, 4.0)), 2 * field.nbytes)
+def _shape(device: torch.device, setting: Setting) -> Case:
+    drawn, label, *_ = _stages(device, setting)
+    radii, elastic, boxes = drawn.shapes_vox()
+    lesions = (drawn.centre_vox, radii, elastic, boxes, drawn.active)
+    return Case(lambda: shape.instance_map(*lesions, label, ORGAN, backend=_backend(setting)), (*lesions, label))
 
 
-def _texture(device: torch.device) -> Case:
-    _, fresh = plans("large", device)
-    drawn = next(fresh)
-    field, norm = drawn.texture_field()
-    i, j, k = ((0, n) for n in PATCH_VOX)
-    return Case(lambda: texture.texture(field, norm, drawn.texture_gain, (i, j, k)), 4 * 96**3)
+def _gaussian(device: torch.device, setting: Setting) -> Case:
+    field = torch.rand(setting.samples, *setting.whole_vox, device=device)
+    sigma = torch.full((setting.samples, 3), 4.0, device=device)
+    return Case(lambda: gaussian.gaussian(field, sigma, (4.0, 4.0, 4.0), _backend(setting)), (field, sigma))
 
 
-def _blend(device: torch.device) -> Case:
-    image, label = (tensor[:, 0] for tensor in patch(device))
-    occupancy, grain = torch.rand_like(image), torch.rand_like(image)
-    contrast = torch.full((1,), -100.0, device=device)
-    return Case(lambda: blend.blend(image, label == 1, occupancy, grain, contrast), 4 * image.nbytes + label.nbytes)
+def _edge(device: torch.device, setting: Setting) -> Case:
+    drawn, _, instances, *_ = _stages(device, setting)
+    sigma, bound = drawn.edges_vox()
+    return Case(lambda: edge.edge(instances, sigma, bound, _backend(setting)), (instances, sigma))
+
+
+def _texture(device: torch.device, setting: Setting) -> Case:
+    drawn, _, _, soft, _ = _stages(device, setting)
+    field, (norm, gain) = drawn.texture_field()
+    threshold = presets.get("liver-hu2022").texture_threshold
+
+    def run() -> Tensor:
+        known = texture.statistics(field, norm.scale, norm.offset, gain, threshold, _backend(setting))
+        return texture.texture(field, known, _everything(setting), soft.changing, _backend(setting))
+
+    return Case(run, (field, norm.scale, norm.offset, gain, soft.changing))
+
+
+def _blend(device: torch.device, setting: Setting) -> Case:
+    drawn, label, instances, soft, grain = _stages(device, setting)
+    image = torch.full_like(label, ORGAN_HU, dtype=torch.float32)
+    lesions = (instances.number, soft.occupancy, grain, drawn.contrast_hu)
+
+    def run() -> tuple[Tensor, Tensor]:
+        blend.blend_(image, label, *lesions, ORGAN, ORGAN, _backend(setting))  # a tumour's number would leave the next run less organ
+        return image, label
+
+    return Case(run, (image, label, *lesions))
+
+
+def _family(name: str, what: str, rows: Rows, make: Callable[[torch.device, Setting], Case]) -> Operation:
+    return Operation(name, what, (f"kernels/test_{name}.py",), rows, make)
+
+
+def _step_share(device: torch.device, setting: Setting) -> Case:
+    from gpu_synth.bench.training import step_share  # MONAI and Lightning take seconds to import
+
+    return step_share(device, setting)
+
+
+def _published(device: torch.device, setting: Setting) -> Case:
+    from gpu_synth.bench.pipeline import one_core
+
+    return one_core(setting, banked=False)
+
+
+def _published_banked(device: torch.device, setting: Setting) -> Case:
+    from gpu_synth.bench.pipeline import one_core
+
+    return one_core(setting, banked=True)
+
+
+def _end_to_end(device: torch.device, setting: Setting) -> Case:
+    from gpu_synth.bench.pipeline import end_to_end
+
+    return end_to_end(device, setting)
 
 
 OPERATIONS = (
-    Operation("rng", "131 072 Philox blocks", _rng),
-    Operation("plan", "1 scan, 28 slots", _plan),
-    Operation("placement", "96³, 28 slots", _placement),
-    Operation("shape", "96³, class mix", _shape),
-    Operation("gaussian", "96³, σ 4 voxels", _gaussian),
-    Operation("texture", "96³, fresh", _texture),
-    Operation("blend", "96³", _blend),
-    *(Operation(f"synthesis-{name}", "96³, all organ, plan and render", synthesis(name)) for name in SIZE_CLASSES),
+    _family("rng", "131 072 Philox blocks a sample", settings.scalars, _rng),
+    _family("plan", "28 slots a sample", settings.scalars, _plan),
+    _family("placement", "28 slots a sample", settings.fields, _placement),
+    _family("shape", "lesions of class mix", settings.fields, _shape),
+    _family("gaussian", "σ 4 voxels", settings.fields, _gaussian),
+    _family("edge", "soft edges of class mix", settings.fields, _edge),
+    _family("texture", "statistics and texture, fresh", settings.fields, _texture),
+    _family("blend", "float32 image", settings.fields, _blend),
+    Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
+    Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
+    Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),
+    Operation("volume", "the same, lesions per volume kept", SYNTHESIS_TESTS, settings.volume, synthesis.volume),
+    Operation("step-share", "training steps that synthesise", SYNTHESIS_TESTS, settings.step_share, _step_share),
+    Operation("step-share-64x32x32-float32", "training steps that synthesise", SYNTHESIS_TESTS, settings.host_step_share, _step_share),
+    Operation("published", "NumPy and SciPy, one core, fresh texture", PUBLISHED_TESTS, settings.published, _published),
+    Operation("published-banked", "the same, textures made before", PUBLISHED_TESTS, settings.published_banked, _published_banked),
+    Operation("end-to-end", "data loader to model", PUBLISHED_TESTS, settings.end_to_end, _end_to_end),
 )

@@ -20,6 +20,14 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
+def check_graph(graph: Any, backend: str) -> None:
+    """Refuse a graph of what is no kernel."""
+    if not isinstance(graph, bool):
+        raise ValueError(f"graph must be True or False, got {graph!r}")
+    if graph and backend == "torch":
+        raise ValueError("graph must be False for backend 'torch', got True; graphs are of kernels: backend='cupy'")
+
+
 def check_prob(name: str, value: Any) -> float:
     """Refuse what is no probability."""
     if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:

@@ -8,7 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth import presets
-from gpu_synth.checks import check_choice, check_images, check_labels, check_plan, check_prob, check_seed, check_spacing, check_uid
+from gpu_synth.checks import (
+    check_choice,
+    check_graph,
+    check_images,
+    check_labels,
+    check_plan,
+    check_prob,
+    check_seed,
+    check_spacing,
+    check_uid,
+)
 from gpu_synth.counting import CountingModule
 from gpu_synth.graph import Replays
 from gpu_synth.kernels._launch import BACKENDS, compile_all, resolve
@@ -57,6 +67,7 @@ class TumorSynthesizer(CountingModule):
         super().__init__(presets.get(preset, **overrides), check_seed(seed))
         check_choice("backend", backend, BACKENDS)
         check_choice("scope", scope, SCOPES)
+        check_graph(graph, backend)
         compile_all(backend)
         self.backend, self.prob, self.scope = backend, check_prob("prob", prob), scope
         self.organ_label, self.tumor_label = check_labels(organ_label, tumor_label)

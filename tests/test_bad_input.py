@@ -20,6 +20,12 @@ from gpu_synth import TumorSynthesizer
         pytest.param({"prob": float("nan")}, "prob must be a number in [0, 1], got nan", id="prob-nan"),
         pytest.param({"prob": "0.5"}, "prob must be a number in [0, 1], got '0.5'", id="prob-text"),
         pytest.param({"backend": "torhc"}, "backend must be one of auto, torch, cupy, got 'torhc'; did you mean 'torch'?", id="backend"),
+        pytest.param({"graph": 1}, "graph must be True or False, got 1", id="graph-1"),
+        pytest.param(
+            {"graph": True, "backend": "torch"},
+            "graph must be False for backend 'torch', got True; graphs are of kernels: backend='cupy'",
+            id="graph-of-torch",
+        ),
         pytest.param({"scope": "patches"}, "scope must be one of patch, volume, got 'patches'; did you mean 'patch'?", id="scope"),
         pytest.param({"seed": 2**63}, "seed must be an integer of 64 bits, got 9223372036854775808", id="seed-65-bits"),
         pytest.param({"seed": 1.5}, "seed must be an integer of 64 bits, got 1.5", id="seed-1.5"),

@@ -9,16 +9,16 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from numpy.typing import NDArray
-from oracle import Bools, Floats, Method, Scan
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import distance_transform_edt
 from scipy.stats import ks_2samp
 
 from gpu_synth import TumorSynthesizer
+from gpu_synth.bench import published as oracle
+from gpu_synth.bench.published import Bools, Floats, Method, Scan
 
 # Written down before the first comparison; a result is no reason to change one.
 ENGINE_SEED = 20231

@@ -1,0 +1,154 @@
+"""Tables of a page, written from the results that it cites: `python -m gpu_synth.bench.page bench/README.md README.md`.
+
+A page marks the place of a table with `<!-- families of bench/results/name.json -->` and its end with `<!-- end -->`; paths are from the
+repository's root. What stands between them is replaced.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from gpu_synth.bench.machine import REPOSITORY
+from gpu_synth.bench.settings import ALL
+from gpu_synth.presets import SIZE_CLASSES
+
+MODEL_RATES = (2, 10, 50, 250)  # patches that a model takes in a second
+_BLOCK = re.compile(r"(<!-- ([a-z-]+) of (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+_Row = dict[str, Any]
+
+
+def filled(page: str) -> str:
+    """The page with its tables written from the results."""
+
+    def block(match: re.Match[str]) -> str:
+        result = json.loads((REPOSITORY / match[3]).read_text())
+        return f"{match[1]}\n{TABLES[match[2]](result)}\n\n{match[4]}"
+
+    return _BLOCK.sub(block, page)
+
+
+def machine(result: dict[str, Any]) -> str:
+    """Where and what was measured."""
+    known = {name: number for name, number in result["versions"].items() if number}
+    driver = f", driver {result['driver']}" if result["driver"] else ""
+    return (
+        f"{result['device']}{driver}, {result['cores']} host cores, a copy moves {_short(result['copy_gb_per_s'])} GB/s; "
+        f"{', '.join(f'{name} {number}' for name, number in known.items())}; commit {result['commit']}, {result['date']}."
+    )
+
+
+def families(result: dict[str, Any]) -> str:
+    """Kernel families against their floor."""
+    rows = [
+        (row["name"], row["what"], row["batch"], row["backend"], *(_short(row[key]) for key in ("ms", "p90_ms", "floor_ms", "times_floor")))
+        for row in result["rows"]
+        if row["size_class"] is None
+    ]
+    return _table(("family", "what", "batch", "backend", "ms", "p90", "floor, ms", "× floor"), rows)
+
+
+def classes(result: dict[str, Any]) -> str:
+    """The whole synthesis at 96³ by size class: the smallest batch there is."""
+    batch = min((row["batch"] for row in _named(result, "synthesis") if row["patch"] == 96), default=0)
+    keys = ("mean_ms", "ms", "p90_ms", "floor_ms", "images_per_second", "times_published")
+    rows = [
+        (row["size_class"], row["batch"], _how(row), *(_short(row[key]) for key in keys))
+        for row in _named(result, "synthesis")
+        if row["patch"] == 96 and row["batch"] == batch
+    ]
+    return _table(("size class", "batch", "backend", "mean ms", "median", "p90", "floor, ms", "patches/s", "× published"), rows)
+
+
+def published(result: dict[str, Any]) -> str:
+    """The published method on one core, and ours on one core."""
+    names = {"published": "published, fresh texture", "published-banked": "published, textures made before", "synthesis-one-core": "ours"}
+    rows = [
+        (text, row["size_class"], *(_short(row[key]) for key in ("mean_ms", "p90_ms", "images_per_second")))
+        for name, text in names.items()
+        for row in _named(result, name)
+    ]
+    return _table(("on one core, 96³", "size class", "mean ms", "p90", "patches/s"), rows)
+
+
+def end_to_end(result: dict[str, Any]) -> str:
+    """What reaches the model."""
+    sources = {"none": "none", "ours": "ours, on the device", "published": "published method, in the loader's workers"}
+    rows = [
+        (sources[row["source"]], _how(row), row["workers"], row["model"] or "none", _short(row["images_per_second"]), _percent(row))
+        for row in _named(result, "end-to-end")
+    ]
+    return _table(("synthesis", "backend", "workers", "model", "patches/s", "GPU used"), rows)
+
+
+def ratios(result: dict[str, Any]) -> str:
+    """What is promised."""
+    says = {
+        "synthesis_to_reference": f"a patch, mean of the five size classes, over one `{result['reference']['what']}`",
+        "synthesis_to_published": "patches per second, all classes, over the published method on one core, fresh textures",
+        "synthesis_to_published_banked": "the same, over the published method with textures made before",
+        "synthesis_one_core_to_published": "the same as the first of these, ours on one core too",
+        "volume_doubled": "time when the volume doubles, lesions per volume kept",
+    }
+    return _table(("ratio", "×"), [(text, _short(result["ratios"][name])) for name, text in says.items() if result["ratios"][name]])
+
+
+def cores_needed(result: dict[str, Any]) -> str:
+    """Cores that the published method keeps busy so that a model need not wait."""
+    names = ("published", "published-banked")
+    rates = [next(row["images_per_second"] for row in _named(result, name) if row["size_class"] == ALL) for name in names]
+    rows = [(taken, *(ceil(taken / rate) for rate in rates)) for taken in MODEL_RATES]
+    return _table(("a model takes, patches/s", "cores, fresh textures", "cores, textures made before"), rows)
+
+
+def cited(result: dict[str, Any]) -> str:
+    """What others measured."""
+    figures = [(figure["what"], f"{figure['value']:g} {figure['unit']}", figure["source"]) for figure in result["cited"]["figures"]]
+    return _table((result["cited"]["note"], "", "source"), figures)
+
+
+def readme(result: dict[str, Any]) -> str:
+    """The one table of the project's own page: plan and render of a patch, class by class."""
+    lesions = ("3–10 of 3–5 mm", "3–10 of 6–10 mm", "2–5 of 12–20 mm", "1–3 of 24–40 mm", "11–28 of all four")
+    first = {name: next(row for row in _named(result, "synthesis") if row["size_class"] == name) for name in SIZE_CLASSES}
+    rows = [
+        (name, text, f"{first[name]['mean_ms']:.1f} ms", f"{first[name]['floor_ms']:.2f} ms", f"{first[name]['times_published']:.1f} ×")
+        for name, text in zip(SIZE_CLASSES, lesions, strict=True)
+    ]
+    head = ("size class", "lesions in a scan", "plan and render", "moving the same bytes", "faster than the published method on one core")
+    return _table(head, rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    table.__name__.replace("_", "-"): table
+    for table in (machine, families, classes, published, end_to_end, ratios, cores_needed, cited, readme)
+}
+
+
+def _named(result: dict[str, Any], name: str) -> list[_Row]:
+    return [row for row in result["rows"] if row["name"] == name]
+
+
+def _how(row: _Row) -> str:
+    return f"{row['backend']} graph" if row["graph"] else row["backend"] or ""
+
+
+def _percent(row: _Row) -> str:
+    return f"{row['gpu_utilisation']:.0%}" if row["gpu_utilisation"] is not None else ""
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(filled(path.read_text()))
