@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpu_synth.plan import Spacing, TumorPlan
+from gpu_synth.kernels._launch import BACKENDS
+from gpu_synth.plan import SCOPES, Spacing, TumorPlan
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -28,11 +29,10 @@ def check_graph(graph: Any, backend: str) -> None:
         raise ValueError("graph must be False for backend 'torch', got True; graphs are of kernels: backend='cupy'")
 
 
-def check_prob(name: str, value: Any) -> float:
+def check_prob(name: str, value: Any) -> None:
     """Refuse what is no probability."""
     if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
-    return float(value)
 
 
 def check_seed(seed: Any) -> int:
@@ -42,14 +42,22 @@ def check_seed(seed: Any) -> int:
     return seed
 
 
-def check_labels(organ_label: Any, tumor_label: Any) -> tuple[int, int]:
+def check_labels(organ_label: Any, tumor_label: Any) -> None:
     """Refuse numbers of organ and tumour that no label could hold apart."""
     for name, value in (("organ_label", organ_label), ("tumor_label", tumor_label)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{name} must be an integer, got {value!r}")
     if organ_label == tumor_label:
         raise ValueError(f"tumor_label must differ from organ_label, got {tumor_label} for both; 1 and 2 are usual")
-    return organ_label, tumor_label
+
+
+def check_options(prob: Any, backend: Any, scope: Any, organ_label: Any, tumor_label: Any, graph: Any) -> None:
+    """Refuse what no synthesizer can be made of."""
+    check_choice("backend", backend, BACKENDS)
+    check_choice("scope", scope, SCOPES)
+    check_graph(graph, backend)
+    check_prob("prob", prob)
+    check_labels(organ_label, tumor_label)
 
 
 def check_images(image: Any, label: Any, organ_label: int, tumor_label: int) -> None:

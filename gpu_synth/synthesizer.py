@@ -8,25 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth import presets
-from gpu_synth.checks import (
-    check_choice,
-    check_graph,
-    check_images,
-    check_labels,
-    check_plan,
-    check_prob,
-    check_seed,
-    check_spacing,
-    check_uid,
-)
+from gpu_synth.checks import check_images, check_options, check_plan, check_seed, check_spacing, check_uid
 from gpu_synth.counting import CountingModule
 from gpu_synth.graph import Replays
-from gpu_synth.kernels._launch import BACKENDS, compile_all, resolve
+from gpu_synth.kernels._launch import compile_all, resolve
 from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
 from gpu_synth.kernels.texture import statistics
 from gpu_synth.operator import recipe_of, synthesize
-from gpu_synth.plan import SCOPES, Scope, Spacing, TumorPlan, margin_vox, on_device, texture_field
+from gpu_synth.plan import Scope, Spacing, TumorPlan, margin_vox, on_device, texture_field
 from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, render, together
 from gpu_synth.table import Bounds, parameter_table, slots_of
@@ -65,12 +55,10 @@ class TumorSynthesizer(CountingModule):
         **overrides: Any,
     ) -> None:
         super().__init__(presets.get(preset, **overrides), check_seed(seed))
-        check_choice("backend", backend, BACKENDS)
-        check_choice("scope", scope, SCOPES)
-        check_graph(graph, backend)
+        check_options(prob, backend, scope, organ_label, tumor_label, graph)
         compile_all(backend)
-        self.backend, self.prob, self.scope = backend, check_prob("prob", prob), scope
-        self.organ_label, self.tumor_label = check_labels(organ_label, tumor_label)
+        self.backend, self.prob, self.scope = backend, float(prob), scope
+        self.organ_label, self.tumor_label = organ_label, tumor_label
         self.replays = Replays() if graph else None
         self.recipe = recipe_of(self)
 
