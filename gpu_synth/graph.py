@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gpu_synth.kernels._cached import kept
 from gpu_synth.plan import Spacing, TumorPlan
 from gpu_synth.render import Lesions
 
@@ -14,13 +15,14 @@ Make = Callable[[Tensor, Tensor], tuple[TumorPlan, list[Lesions]]]  # label, uid
 
 
 class _Captured(NamedTuple):
-    """A graph, the buffers that it reads and those that it fills."""
+    """A graph, the buffers that it reads and those that it fills, and whatever else it must keep alive."""
 
     graph: torch.cuda.CUDAGraph
     label: Tensor
     uid: Tensor
     plan: TumorPlan
     lesions: list[Lesions]
+    kept: list[Any]
 
 
 class Replays:
@@ -53,19 +55,29 @@ class Replays:
         captured = self._captured[key]
         captured.label.copy_(label)
         captured.uid.copy_(uid)
-        captured.graph.replay()
+        with torch.cuda.device(label.device):
+            captured.graph.replay()
         return captured.plan, captured.lesions
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Replays":
+        """A copy captures its own."""
+        return Replays(self._most)
+
+    def __reduce__(self) -> tuple[type["Replays"], tuple[int]]:
+        """A graph lives where it was captured: what is pickled has none."""
+        return Replays, (self._most,)
 
 
 def _capture(make: Make, label: Tensor, uid: Tensor) -> _Captured:
-    """Run once, so that everything is compiled and cached, then capture."""
+    """Run once, so that everything is compiled and cached, then capture; threads that pin memory may go on meanwhile."""
     label, uid = label.clone(memory_format=torch.contiguous_format), uid.clone()
-    side = torch.cuda.Stream(label.device)  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream(label.device))
-    with torch.cuda.stream(side):
-        make(label, uid)
-    torch.cuda.current_stream(label.device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        plan, lesions = make(label, uid)
-    return _Captured(graph, label, uid, plan, lesions)
+    with torch.cuda.device(label.device):
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            make(label, uid)
+        graph = torch.cuda.CUDAGraph()
+        with kept() as keeper, torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            plan, lesions = make(label, uid)
+        torch.cuda.current_stream().wait_stream(side)
+    return _Captured(graph, label, uid, plan, lesions, keeper)

@@ -71,7 +71,7 @@ def phantom(
     uids, size, spacing = _check(uid, shape, spacing_mm)
     check_choice("phase", phase, PHASES)
     check_seed(seed)
-    with torch.no_grad(), full_precision(torch.device(device)):
+    with torch.no_grad(), full_precision(torch.device(device), "torch"):
         drawn = [_person(Random(seed, one), size, spacing, PHASES.index(phase), torch.device(device)) for one in uids]
     image, label = (torch.stack(part)[:, None] for part in zip(*drawn, strict=True))
     return Phantom(image, label)

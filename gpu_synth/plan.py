@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from os import PathLike
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gpu_synth.files import whole_file
 from gpu_synth.kernels import _host
+from gpu_synth.kernels._cached import cached
 from gpu_synth.kernels._cells import Field, cell_vox
 from gpu_synth.kernels.shape import AXIS_PAIRS, box_vox
 from gpu_synth.kernels.texture import Normalised, Texture
@@ -82,7 +82,10 @@ class TumorPlan:
         return len(self.spacing_mm)
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> "TumorPlan":
-        """Take samples: a number, a slice or a list of numbers; always a plan."""
+        """Take samples: a number, a slice or a list of numbers; always a plan. A slice is a view, which waits for nothing."""
+        if isinstance(which, slice) and which.step in (None, 1):
+            views: dict[str, Any] = {name: tensor[which] for name, tensor in self.tensors().items()}
+            return replace(self, spacing_mm=self.spacing_mm[which], **views)
         numbers = range(len(self))[which] if isinstance(which, slice) else [which] if isinstance(which, int) else list(which)
         rows = [range(len(self))[n] for n in numbers]  # raises IndexError, resolves negative numbers
         index = torch.tensor(rows, dtype=torch.int64).to(self.device, non_blocking=True)
@@ -253,7 +256,7 @@ def margin_vox(margin_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
     return i, j, k
 
 
-@lru_cache(maxsize=256)
+@cached(maxsize=256)
 def on_device(values: tuple[Any, ...], device: torch.device) -> Float[Tensor, "..."]:
     """Host numbers as a float32 tensor, copied once and without waiting for the device."""
     return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)

@@ -74,7 +74,7 @@ def lesions_of(label: Tensor, plan: TumorPlan, origin_vox: Sequence[int], organ_
     Samples of one spacing are worked on together where nothing may be read back. On the host each is worked on alone, and only where
     its lesions are: the same bits in any batch, for less work.
     """
-    with full_precision(label.device):
+    with full_precision(label.device, backend):
         return [
             _lesions_of(label[rows, 0], plan, rows, origin_vox, organ_label, backend)
             for rows in together(plan.spacing_mm, backend, label.device)

@@ -100,7 +100,7 @@ class TumorSynthesizer(CountingModule):
     def sample_plan(self, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> TumorPlan:
         """Draw a plan, its arguments unchecked."""
         backend = resolve(self.backend, label.device)
-        with full_precision(label.device):
+        with full_precision(label.device, backend):
             runs = together(spacing, backend, label.device)
             return TumorPlan.cat([self._sample(label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
 

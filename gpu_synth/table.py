@@ -1,11 +1,11 @@
 """A preset as the kernels see it: a flat table of floats, a number of slots, and bounds that the host knows."""
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gpu_synth.kernels._cached import cached
 from gpu_synth.kernels.plan import Group, Scan
 from gpu_synth.presets import SIZE_GROUPS, Preset
 
@@ -32,7 +32,7 @@ def slots_of(preset: Preset) -> tuple[int, ...]:
     return tuple(max(alone[1], mixed[1]) for alone, mixed in zip(preset.count, preset.mix_count, strict=True))
 
 
-@lru_cache(maxsize=16)
+@cached(maxsize=16)
 def parameter_table(preset: Preset, prob: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pack a preset into the flat table that `kernels.plan.draw` reads: the scan's row, and a row for each size group."""
     scan = torch.zeros(Scan.COLUMNS, dtype=torch.float32)

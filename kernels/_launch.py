@@ -1,10 +1,11 @@
 """Where CUDA meets torch's memory: the only file that touches CuPy. torch allocates; CuPy compiles, and launches on torch's stream."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def missing() -> str | None:
             f"CuPy was built for CUDA {runtime // 1000}, the driver offers {driver // 1000}; "
             f'install the other: pip uninstall cupy-cuda{runtime // 1000}x && pip install "gpu-synth[cuda{driver // 1000}]"'
         )
-    return None
+    return _broken[0] if _broken else None
 
 
 def resolve(backend: str, device: torch.device) -> Literal["torch", "cupy"]:
@@ -90,17 +91,28 @@ def resolve(backend: str, device: torch.device) -> Literal["torch", "cupy"]:
 
 
 def compile_all(backend: str) -> None:
-    """Compile every family for the current device, so that the first step of a training does not wait for it.
+    """Compile every family for this process's device, so that the first step of a training does not wait for it.
 
     Raises:
         ValueError: "cupy" was asked for and cannot launch here.
     """
-    if backend == "torch" or RUNNER is not None or (backend == "auto" and missing() is not None):
+    if backend == "torch" or RUNNER is not None or torch.cuda._is_in_bad_fork() or (backend == "auto" and missing() is not None):
         return
     resolve(backend, torch.device("cuda"))
-    for family in sources():
-        _module(family, torch.cuda.current_device())
+    try:
+        rank = int(os.environ.get("LOCAL_RANK", "-1"))  # before a trainer has chosen the process's device
+        device = rank if 0 <= rank < torch.cuda.device_count() else torch.cuda.current_device()
+        with torch.cuda.device(device):
+            for family in sources():
+                _module(family, device)
+    except Exception as error:  # CuPy, NVRTC and the driver each have their own
+        if backend == "cupy":
+            raise
+        _broken.append(f"its compiler fails ({error})")
+        missing.cache_clear()
 
+
+_broken: list[str] = []  # why compilation failed in this process
 
 _LABEL_KINDS = {
     torch.uint8: 0, torch.uint16: 1, torch.uint32: 2, torch.uint64: 3, torch.int8: 4, torch.int16: 5, torch.int32: 6, torch.int64: 7
@@ -134,19 +146,73 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
         arguments: Contiguous tensors, passed as pointers, and NumPy scalars of the parameters' types.
 
     Raises:
-        ValueError: A tensor is not contiguous.
+        TypeError: A tensor has another dtype than the kernel's pointer.
+        ValueError: A tensor is not contiguous, or lies on another device; or their number is wrong.
     """
-    for argument in arguments:
-        if isinstance(argument, Tensor) and not argument.is_contiguous():
-            raise ValueError(f"{kernel} must have contiguous tensors, got strides {argument.stride()} for shape {tuple(argument.shape)}")
+    device = _check(family, kernel, arguments)
     values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
     if RUNNER is not None:
         RUNNER(family, kernel, grid, block, values)
         return
-    cupy = _cupy()
-    device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
-    with torch.cuda.device(device), cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index or 0):
+    with torch.cuda.device(device), _stream(torch.cuda.current_stream(device).cuda_stream, torch.cuda.current_device()):
         _function(family, kernel, torch.cuda.current_device())(grid, block, tuple(values))
+
+
+def _check(family: str, kernel: str, arguments: Sequence[object]) -> torch.device:
+    """Refuse tensors that the kernel would misread; return their device."""
+    device: torch.device | None = None
+    for argument, (name, dtype) in zip(arguments, _parameters(family, kernel), strict=True):
+        if not isinstance(argument, Tensor):
+            continue
+        if not argument.is_contiguous():
+            raise ValueError(f"{name} of {kernel} must be contiguous, got strides {argument.stride()} for shape {tuple(argument.shape)}")
+        if dtype is not None and argument.dtype != dtype:
+            raise TypeError(f"{name} of {kernel} must be {dtype}, got {argument.dtype}")
+        device = device or argument.device
+        if argument.device != device:
+            raise ValueError(f"{name} of {kernel} must be on {device}, as what comes before it, got {argument.device}")
+    if device is None:
+        raise ValueError(f"{kernel} must have a tensor among its arguments, got none")
+    return device
+
+
+_POINTERS = {
+    "float": torch.float32, "float4": torch.float32, "int": torch.int32, "long long": torch.int64, "short": torch.int16,
+    "unsigned short": torch.uint16, "unsigned char": torch.uint8, "bool": torch.bool, "void": None
+}  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _parameters(family: str, kernel: str) -> tuple[tuple[str, torch.dtype | None], ...]:
+    """Names of a kernel's parameters, and what its pointers point to (None: anything, or no pointer), read off its source."""
+    declared = re.search(rf"\b{kernel}\((.*?)\)\s*{{", sources()[family].read_text(), re.DOTALL)
+    if declared is None:
+        raise ValueError(f"kernel must be one of {family}.cu, got {kernel!r}")
+    found = []
+    for parameter in declared[1].split(","):
+        kind, name = re.fullmatch(r"\s*(?:const )?(.+?[ *]+)(\w+)\s*", parameter, re.DOTALL).groups()  # type: ignore[union-attr]
+        found.append((name, _POINTERS[kind.replace("*", "").strip()] if "*" in kind else None))
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def _stream(pointer: int, device: int) -> Any:
+    """CuPy's view of one of torch's streams."""
+    streams = _cupy().cuda
+    return (
+        streams.ExternalStream(pointer, device)
+        if not hasattr(streams.Stream, "from_external")
+        else streams.Stream.from_external(_Raw(pointer))
+    )
+
+
+class _Raw(NamedTuple):
+    """A stream as the CUDA stream protocol hands it over."""
+
+    pointer: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,6 @@ the matrices are banded: 8 bytes and 2·(8σ + 1) operations a voxel and axis.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _launch
+from gpu_synth.kernels._cached import cached
 
 TRUNCATE = 4.0
 INTEGER_BITS = 15  # integer weights add up to 2¹⁵
@@ -50,13 +50,13 @@ class Axis(NamedTuple):
 class Matrices(NamedTuple):
     """Weights of three axes, each `(b, n, m)`: shares of one in float32, or integers that add up to 2¹⁵ (each rounded).
 
-    The kernels also want each row's `band`, the first column that weighs and the one after the last `(b, n, 2)`; and `squares`, the sum
-    of a row's squared weights over the voxels of a cell, is what smoothing leaves of white noise's variance `(b, n)`.
+    `squares`, the sum of a row's squared weights over the voxels of a cell, is what smoothing leaves of white noise's variance `(b, n)`.
+    Kernels leave all of these flat, and say each row's `band`: the first column that weighs and the one after the last `(b, n, 2)`.
     """
 
     weights: list[Tensor]
-    squares: list[Float[Tensor, "b n"]]
-    band: list[Int[Tensor, "b n 2"]]
+    squares: list[Tensor]
+    band: list[Tensor]
 
 
 def matrices(sigma_vox: Float[Tensor, "b 3"], axes: Sequence[Axis], integer: bool = False, backend: str = "torch") -> Matrices:
@@ -73,35 +73,43 @@ def matrices(sigma_vox: Float[Tensor, "b 3"], axes: Sequence[Axis], integer: boo
 
 def _matrices_cuda(sigma_vox: Tensor, axes: Sequence[Axis], integer: bool) -> Matrices:
     b, device = len(sigma_vox), sigma_vox.device
+    layout = _layout(tuple(axes), b, str(device))
+    weights = torch.empty(sum(layout.weights), dtype=torch.int32 if integer else torch.float32, device=device)
+    band = torch.empty(2 * sum(layout.rows), dtype=torch.int32, device=device)
+    squares = torch.empty(sum(layout.rows), dtype=torch.float32, device=device)
+    out = (_launch.NULL, weights) if integer else (weights, _launch.NULL)
+    grid = (layout.longest, b, len(axes))
+    _launch.launch("gaussian", "weights_kernel", grid, (128, 1, 1), (*out, band, squares, sigma_vox.contiguous(), layout.table))
+    return Matrices(*(list(torch.split(part, sizes)) for part, sizes in zip((weights, squares, band), layout[2:], strict=True)))  # type: ignore[no-untyped-call]
+
+
+class _Layout(NamedTuple):
+    """Axes as the kernel reads them, and where in one buffer each one's weights and rows stand."""
+
+    table: Int[Tensor, "axes fields"]
+    longest: int
+    weights: list[int]
+    rows: list[int]
+    ends: list[int]
+
+
+@cached(maxsize=256)
+def _layout(axes: tuple[Axis, ...], b: int, device: str) -> _Layout:
     if max(axis.reach for axis in axes) >= _TABLE:
         raise ValueError(
             f"sigma must stay below {_TABLE // 8} voxels for backend 'cupy', got up to {max(axis.bound_vox for axis in axes):g}"
         )
-    shapes = [(axis.rows[1] - axis.rows[0], axis.columns[1] - axis.columns[0]) for axis in axes]
-    table, (all_weights, all_rows) = _axes_table(tuple(axes), tuple(shapes), b, str(device))
-    weights = torch.empty(all_weights, dtype=torch.int32 if integer else torch.float32, device=device)
-    band = torch.empty(2 * all_rows, dtype=torch.int32, device=device)
-    squares = torch.empty(all_rows, dtype=torch.float32, device=device)
-    none = _launch.NULL
-    out = (none, weights) if integer else (weights, none)
-    grid = (max(n for n, _ in shapes), b, len(axes))
-    _launch.launch("gaussian", "weights_kernel", grid, (128, 1, 1), (*out, band, squares, sigma_vox.contiguous(), table))
-    sizes = [b * n for n, _ in shapes]
-    return Matrices(
-        [part.view(b, n, m) for part, (n, m) in zip(torch.split(weights, [b * n * m for n, m in shapes]), shapes, strict=True)],
-        [part.view(b, -1) for part in torch.split(squares, sizes)],
-        [part.view(b, -1, 2) for part in torch.split(band, [2 * size for size in sizes])],
-    )
-
-
-@lru_cache(maxsize=256)
-def _axes_table(axes: tuple[Axis, ...], shapes: tuple[tuple[int, int], ...], b: int, device: str) -> tuple[Tensor, tuple[int, int]]:
-    """Axes as the kernel reads them, and how many weights and rows they come to."""
-    rows, weights_at, band_at = [], 0, 0
-    for axis, (n, m) in zip(axes, shapes, strict=True):
-        rows.append((axis.rows[0], n, axis.columns[0], m, axis.whole_vox, axis.reach, axis.row_cell, axis.column_cell, weights_at, band_at))
-        weights_at, band_at = weights_at + b * n * m, band_at + b * n
-    return torch.tensor(rows, dtype=torch.int32).to(device), (weights_at, band_at)
+    rows: list[tuple[int, ...]] = []
+    weights: list[int] = []
+    lines: list[int] = []
+    for axis in axes:
+        n, m = axis.rows[1] - axis.rows[0], axis.columns[1] - axis.columns[0]
+        place = (axis.rows[0], n, axis.columns[0], m, axis.whole_vox, axis.reach, axis.row_cell, axis.column_cell, sum(weights), sum(lines))
+        rows.append(place)
+        weights.append(b * n * m)
+        lines.append(b * n)
+    table = torch.tensor(rows, dtype=torch.int32).to(device)
+    return _Layout(table, max(row[1] for row in rows), weights, lines, [2 * n for n in lines])
 
 
 def matrices_torch(sigma_vox: Tensor, axes: Sequence[Axis], integer: bool) -> Matrices:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
+from gpu_synth.kernels._cached import cached
 
 AXIS_PAIRS = ((0, 1), (1, 2), (0, 2))
 TILE_VOX = (8, 8, 32)  # tiles.cuh
@@ -147,7 +148,7 @@ def _instance_map_cuda(
     return Instances(number, touched)
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _box_table(boxes: tuple[tuple[int, int, int], ...], device: str) -> tuple[Tensor, Tensor, float]:
     """Boxes as the kernel reads them, the spline weights of all their sides, and how far a displacement can exceed its control values."""
     sides = sorted({n for box in boxes for n in box})

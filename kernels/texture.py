@@ -80,11 +80,13 @@ def _statistics_cuda(field: Field, scale: Tensor, offset: Tensor, gain: Tensor, 
     low, high = torch.empty(b, dtype=torch.int32, device=device), torch.empty(b, dtype=torch.int32, device=device)
     density = _smooth_noise_cuda(field, cells, (low, high))
     weights, squares, band = matrices(field.grain_sigma_vox, cell_axes(field, cells, cells, field.grain_bound_vox), backend="cupy")
-    first, second = (torch.empty(density.shape, dtype=torch.float32, device=device) for _ in range(2))
+    first = torch.empty(density.shape, dtype=torch.float32, device=device)
     norm = Normalised(low, high, scale, offset)
     sizes: list[object] = [np.int32(ck), np.int32(ck), np.int64(ci * cj)]
     arguments: list[object] = [first, density, weights[2], band[2], *norm, *sizes]
     _launch.launch("texture", "mean_lines_kernel", lines_grid(ck, ci * cj, b), (32, 8, 1), arguments)
+    del density, arguments
+    second = torch.empty_like(first)
     arguments = [second, first, weights[1], band[1], np.int32(cj), np.int32(cj), np.int64(ck), np.int32(ci)]
     _launch.launch("gaussian", "columns_kernel", columns_grid(cj, ck, b * ci), (128, 1, 1), arguments)
     grid = columns_grid(ci, cj * ck, b)
@@ -196,6 +198,7 @@ def _smooth_noise_cuda(field: Field, cells: Box, extrema: tuple[Tensor, Tensor] 
     second = torch.empty(b, si, rj, rk, dtype=torch.int32, device=device)
     arguments = [second, none, none, first, weights[1], band[1], np.int32(rj), np.int32(sj), np.int64(rk), np.int32(si)]
     _launch.launch("texture", "density_columns_kernel", columns_grid(rj, rk, b * si), (128, 1, 1), arguments)
+    del first, arguments  # before the next is allocated: on coarse grids these are the largest fields
     out = torch.empty(b, ri, rj, rk, dtype=torch.int32, device=device)
     arguments = [out, low, high, second, weights[0], band[0], np.int32(ri), np.int32(si), np.int64(rj * rk), np.int32(1)]
     _launch.launch("texture", "density_columns_kernel", columns_grid(ri, rj * rk, b), (128, 1, 1), arguments)

@@ -5,16 +5,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from gpu_synth.kernels import _launch
+
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    why = "no CUDA device" if not torch.cuda.is_available() else _launch.missing()
+    for item in items if why else []:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,8 @@
 """What only a GPU shows: nothing waits, memory stays flat, a graph replays fresh tumours. Labels and images: see test_backends.py."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from scans import ONE_MM, uids
@@ -29,12 +32,17 @@ def test_a_call_waits_for_nothing(backend, graph):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
+    assert waits_of(lambda: synth(image, label, ONE_MM)) == waits_of(lambda: None)  # the profiler itself waits at its end
+    assert waits_of(lambda: image.sum().item()) != waits_of(lambda: None)
+
+
+def waits_of(run):
+    """What the runtime did that holds up the host, by name and number: waits, copies to the host, allocations."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as profile:
-        synth(image, label, ONE_MM)
-        last = torch.cuda.Event()
-        last.record()
-    waits = [event.key for event in profile.key_averages() if "Synchronize" in event.key or "MemcpyDtoH" in event.key]
-    assert [key for key in waits if "DeviceSynchronize" not in key] == []  # the profiler itself waits once, at its end
+        run()
+    held_up = ("Synchronize", "DtoH", "cudaMemcpy", "cudaMalloc", "cudaFree")
+    events = {event.key: event.count for event in profile.key_averages() if any(name in event.key for name in held_up)}
+    return {key: count for key, count in events.items() if "Async" not in key}
 
 
 def test_a_graph_replays_fresh_tumours_the_same_as_without():
@@ -48,6 +56,42 @@ def test_a_graph_replays_fresh_tumours_the_same_as_without():
         seen.add(int((got[1] == 2).sum()))
     assert len(seen) > 1
     assert graph.lesions == eager.lesions
+
+
+def test_a_graph_outlives_the_caches_that_it_was_captured_from():
+    """Its spacings and tables lie in small tensors; those of other spacings must not come to lie in their place."""
+    image, label = patches()
+    eager, graph = TumorSynthesizer(prob=1.0, backend="cupy"), TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    graph(image, label, ONE_MM, uids(2))
+    for n in range(300):
+        eager(image[..., :24], label[..., :24], (1.0 + n / 300, 1.0, 1.0), uids(2))
+    expected, got = eager(image, label, ONE_MM, uids(2)), graph(image, label, ONE_MM, uids(2))
+    assert torch.equal(got[0], expected[0])
+    assert torch.equal(got[1], expected[1])
+
+
+def test_a_graph_of_a_batch_that_mixes_spacings():
+    image, label = patches(3)
+    spacing_mm = [ONE_MM, ONE_MM, (0.7, 0.7, 5.0)]
+    eager, graph = TumorSynthesizer(prob=1.0, backend="cupy"), TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    for _ in range(2):
+        assert torch.equal(graph(image, label, spacing_mm)[0], eager(image, label, spacing_mm)[0])
+
+
+def test_a_graph_is_not_copied_or_pickled_with_its_synthesizer():
+    image, label = patches()
+    graph = TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    graph(image, label, ONE_MM)
+    for other in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
+        assert torch.equal(other(image, label, ONE_MM, uids(2))[0], graph(image, label, ONE_MM, uids(2))[0])
+
+
+def test_a_compiled_model_makes_the_same_tumours():
+    image, label = patches()
+    synth, eager = TumorSynthesizer(prob=1.0), TumorSynthesizer(prob=1.0)
+    compiled = torch.compile(lambda image, label: synth(image, label, ONE_MM), fullgraph=True)
+    for _ in range(3):
+        assert torch.equal(compiled(image, label)[0], eager(image, label, ONE_MM)[0])
 
 
 def test_a_graph_follows_labels_and_seed():
@@ -71,24 +115,25 @@ def test_more_shapes_than_graphs_are_made_without_and_said_once():
         graph(*(x[..., :50] for x in patches()), ONE_MM, uids(2))
 
 
+@pytest.mark.parametrize("spacing_mm", [ONE_MM, (2.0, 2.0, 2.0)], ids=["1mm", "2mm"])
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_memory_is_at_most_three_times_the_batch_and_flat(graph):
+def test_memory_is_at_most_three_times_the_batch_and_flat(graph, spacing_mm):
     image, label = patches(8)
     synth = TumorSynthesizer(prob=1.0, backend="cupy", graph=graph)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    out = synth(image, label, ONE_MM)
+    out = synth(image, label, spacing_mm)
     torch.cuda.synchronize()
     beyond = torch.cuda.max_memory_allocated() - before - sum(x.nbytes for x in out)
     assert beyond <= 3 * image.nbytes
     del out
     for _ in range(20):
-        synth(image, label, ONE_MM)
+        synth(image, label, spacing_mm)
     reserved = torch.cuda.memory_reserved()
     for _ in range(1000):
-        synth(image, label, ONE_MM)
+        synth(image, label, spacing_mm)
     assert torch.cuda.memory_reserved() == reserved
 
 

@@ -126,10 +126,10 @@ def test_kernel_weighs_to_the_last_bit(device, shape, sigmas, integer):
     axes = [i, j._replace(rows=(-2, shape[1] + 3), row_cell=1), k._replace(columns=(-1, shape[2] // 2 + 2), column_cell=2)]
     twin, kernel = matrices(sigma, axes, integer), matrices(sigma.to(device), axes, integer, "cupy")
     for n in range(3):
-        assert_equal(kernel.weights[n], twin.weights[n].to(kernel.weights[n].dtype))
-        assert_near(kernel.squares[n], twin.squares[n], 1e-6)
+        assert_equal(kernel.weights[n].view(twin.weights[n].shape), twin.weights[n].to(kernel.weights[n].dtype))
+        assert_near(kernel.squares[n].view(twin.squares[n].shape), twin.squares[n], 1e-6)
         columns, weighs = torch.arange(twin.weights[n].shape[2]), twin.weights[n] > 0
-        band = kernel.band[n].cpu()
+        band = kernel.band[n].cpu().view(*weighs.shape[:2], 2)
         assert (((columns >= band[..., :1]) & (columns < band[..., 1:])) | ~weighs).all(), "a weight lies outside its row's band"
 
 

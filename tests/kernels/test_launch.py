@@ -1,11 +1,13 @@
 """The launcher: which backend is taken, what it says where it cannot launch, and what it refuses to pass on."""
 
+import contextlib
+import functools
 import re
 
 import numpy as np
 import pytest
 import torch
-from emulator import emulated
+from emulator import emulated, kernels_of
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.kernels import _launch
@@ -67,11 +69,42 @@ def test_a_missing_cupy_is_told_with_the_command_that_installs_it(monkeypatch):
     _launch.missing.cache_clear()
 
 
-def test_memory_that_is_not_contiguous_is_refused(monkeypatch):
+def test_memory_that_a_kernel_would_misread_is_refused(monkeypatch):
     emulated(monkeypatch)
     out = torch.zeros(4, 6).T
-    with pytest.raises(ValueError, match=r"halfwords_kernel must have contiguous tensors, got strides \(1, 6\) for shape \(6, 4\)"):
-        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, np.int32(0)))
+    rest = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), _launch.key(0), np.int32(0), np.int64(1), np.int64(1))
+    with pytest.raises(ValueError, match=r"out of halfwords_kernel must be contiguous, got strides \(1, 6\) for shape \(6, 4\)"):
+        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out.int().T.contiguous().T, *rest))
+    with pytest.raises(TypeError, match=r"out of halfwords_kernel must be torch.int32, got torch.float32"):
+        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out.contiguous(), *rest))
+    on_meta = (torch.zeros(8, dtype=torch.int32), rest[0], rest[1].to("meta"), *rest[2:])
+    with pytest.raises(ValueError, match="index of halfwords_kernel must be on cpu, as what comes before it, got meta"):
+        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), on_meta)
+
+
+def test_every_parameter_of_every_kernel_is_understood():
+    for family, source in _launch.sources().items():
+        for kernel in kernels_of(source):
+            names = [name for name, _ in _launch._parameters(family, kernel)]
+            assert len(set(names)) == len(names) > 3
+
+
+def test_a_compiler_that_fails_leaves_auto_with_torch(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no NVRTC")
+
+    monkeypatch.setattr(_launch, "_broken", [])
+    monkeypatch.setattr(_launch, "missing", functools.lru_cache(lambda: (_launch._broken or [None])[0]))
+    monkeypatch.setattr(_launch, "_module", fail)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    _launch.compile_all("auto")
+    assert _launch.resolve("auto", torch.device("cuda")) == "torch"
+    monkeypatch.setattr(_launch, "_broken", [])
+    _launch.missing.cache_clear()
+    with pytest.raises(RuntimeError, match="no NVRTC"):
+        _launch.compile_all("cupy")
 
 
 def test_no_file_but_the_launcher_touches_cupy():
