@@ -80,7 +80,7 @@ def _matrices_cuda(sigma_vox: Tensor, axes: Sequence[Axis], integer: bool) -> Ma
     out = (_launch.NULL, weights) if integer else (weights, _launch.NULL)
     grid = (layout.longest, b, len(axes))
     _launch.launch("gaussian", "weights_kernel", grid, (128, 1, 1), (*out, band, squares, sigma_vox.contiguous(), layout.table))
-    return Matrices(*(list(torch.split(part, sizes)) for part, sizes in zip((weights, squares, band), layout[2:], strict=True)))  # type: ignore[no-untyped-call]
+    return Matrices(*(list(torch.split(part, sizes)) for part, sizes in zip((weights, squares, band), layout[2:], strict=True)))
 
 
 class _Layout(NamedTuple):
