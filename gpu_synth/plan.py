@@ -1,48 +1,34 @@
 """TumorPlan: what is to be synthesised, as data. It can be looked at, edited, sliced, saved and rendered again."""
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from os import PathLike
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from gpu_synth.files import whole_file
 from gpu_synth.kernels import _host
 from gpu_synth.kernels._cached import cached
 from gpu_synth.kernels._cells import Field, cell_vox
 from gpu_synth.kernels.shape import AXIS_PAIRS, box_vox
 from gpu_synth.kernels.texture import Normalised, Texture
+from gpu_synth.plan_base import SCOPES as SCOPES
+from gpu_synth.plan_base import Plan
+from gpu_synth.plan_base import Scope as Scope
+from gpu_synth.plan_base import Spacing as Spacing
 from gpu_synth.table import Bounds
-
-Spacing = tuple[float, float, float]
-Scope = Literal["patch", "volume"]
-SCOPES = ("patch", "volume")
-_FORMAT = "gpu-synth plan 1"
 
 
 @dataclass(frozen=True, eq=False)
-class TumorPlan:
+class TumorPlan(Plan):
     """Lesions for a batch of `b` samples, in a fixed number of slots a sample.
 
     Lengths are millimetres; positions are voxels of the whole that the plan was made for, in the tensor's axis order.
     The plan holds every scalar draw and the key (`seed`, `uid`); the texture's noise is a function of key and position.
 
     Attributes:
-        seed: The run's seed.
-        scope: "patch": the plan belongs to the array it was made for. "volume": crops of that array may be rendered too.
-        whole_vox: Spatial shape that the plan was made for.
-        spacing_mm: Spacing of each sample.
         bounds: What the tensors stay within.
-        uid: Ordinal of each sample in the run, int64.
-        skipped: Samples that were to be altered and cannot be: no place in the organ, or a tumour already there.
-        active: Slots in use.
         centre_vox: Lesion centres.
         radii_mm: Semi-axes.
         elastic_mm: Displacements at 3 × 3 control points, for the axis pairs (0, 1), (1, 2), (0, 2) and each axis of a pair.
@@ -57,14 +43,7 @@ class TumorPlan:
         texture_gain: Factor from grain to texture.
     """
 
-    seed: int
-    scope: Scope
-    whole_vox: tuple[int, int, int]
-    spacing_mm: tuple[Spacing, ...]
     bounds: Bounds
-    uid: Int[Tensor, " b"]
-    skipped: Bool[Tensor, " b"]
-    active: Bool[Tensor, "b slots"]
     centre_vox: Int[Tensor, "b slots 3"]
     radii_mm: Float[Tensor, "b slots 3"]
     elastic_mm: Float[Tensor, "b slots 3 2 3 3"]
@@ -77,34 +56,6 @@ class TumorPlan:
     density_offset: Float[Tensor, " b"]
     grain_sigma_mm: Float[Tensor, " b"]
     texture_gain: Float[Tensor, " b"]
-
-    def __len__(self) -> int:
-        return len(self.spacing_mm)
-
-    def __getitem__(self, which: int | slice | Sequence[int]) -> "TumorPlan":
-        """Take samples: a number, a slice or a list of numbers; always a plan. A slice is a view, which waits for nothing."""
-        if isinstance(which, slice) and which.step in (None, 1):
-            views: dict[str, Any] = {name: tensor[which] for name, tensor in self.tensors().items()}
-            return replace(self, spacing_mm=self.spacing_mm[which], **views)
-        numbers = range(len(self))[which] if isinstance(which, slice) else [which] if isinstance(which, int) else list(which)
-        rows = [range(len(self))[n] for n in numbers]  # raises IndexError, resolves negative numbers
-        index = torch.tensor(rows, dtype=torch.int64).to(self.device, non_blocking=True)
-        tensors: dict[str, Any] = {name: tensor.index_select(0, index) for name, tensor in self.tensors().items()}
-        return replace(self, spacing_mm=tuple(self.spacing_mm[n] for n in rows), **tensors)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors live."""
-        return self.uid.device
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if isinstance(getattr(self, field.name), Tensor)}
-
-    def to(self, device: torch.device | str) -> "TumorPlan":
-        """Copy to a device."""
-        tensors: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors().items()}
-        return replace(self, **tensors)
 
     def shapes_vox(self) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
         """Semi-axes `(b, slots, 3)`, elastic displacements `(b, slots, 3, 2, 3, 3)` and slots' boxes, for samples of one spacing."""
@@ -125,46 +76,8 @@ class TumorPlan:
         field = texture_field(self.seed, self.uid, self.whole_vox, self.spacing_mm[0], *sigmas, self.bounds)
         return field, Texture(norm, self.texture_gain)
 
-    @staticmethod
-    def cat(plans: Sequence["TumorPlan"]) -> "TumorPlan":
-        """Join plans along the batch.
-
-        Raises:
-            ValueError: There is none, or they differ in seed, scope, whole or bounds.
-        """
-        if not plans:
-            raise ValueError("plans must hold at least one plan, got none")
-        first = plans[0]
-        if len(plans) == 1:
-            return first
-        for name in ("seed", "scope", "whole_vox", "bounds"):
-            got = {getattr(plan, name) for plan in plans}
-            if len(got) > 1:
-                raise ValueError(f"plans must agree in {name}, got {sorted(got)}; render them one by one")
-        tensors: dict[str, Any] = {name: torch.cat([getattr(plan, name) for plan in plans]) for name in first.tensors()}
-        return replace(first, spacing_mm=tuple(spacing for plan in plans for spacing in plan.spacing_mm), **tensors)
-
-    def edit(self, **tensors: Tensor) -> "TumorPlan":
-        """Copy with some tensors changed. Reads the device, to refuse what could not be rendered.
-
-        Args:
-            **tensors: Fields and their new values, of the same shape.
-
-        Raises:
-            ValueError: A field is unknown, of another shape, not finite, or beyond the plan's bounds.
-        """
-        old = self.tensors()
-        for name, value in tensors.items():
-            if name not in old:
-                raise ValueError(f"plan field must be one of {', '.join(old)}, got {name!r}")
-            if not isinstance(value, Tensor) or value.shape != old[name].shape:
-                raise ValueError(f"{name} must be a tensor of shape {tuple(old[name].shape)}, got {_describe(value)}")
-        changed: dict[str, Any] = {name: value.to(old[name].device, old[name].dtype) for name, value in tensors.items()}
-        plan = replace(self, **changed)
-        plan._check_bounds()
-        return plan
-
     def _check_bounds(self) -> None:
+        super()._check_bounds()
         reach = 2.0 * torch.tensor(self.bounds.slot_radius_mm, device=self.device)[:, None]
         limits: dict[str, tuple[float, float | Tensor]] = {
             "radii_mm": (0.0, reach),
@@ -172,10 +85,8 @@ class TumorPlan:
             "density_sigma_mm": (0.0, self.bounds.density_sigma_mm),
             "grain_sigma_mm": self.bounds.grain_sigma_mm,
         }
-        for name, tensor in self.tensors().items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} must be finite, got NaN or infinity")
-            low, high = limits.get(name, (-torch.inf, torch.inf))
+        for name, (low, high) in limits.items():
+            tensor = self.tensors()[name]
             if not ((tensor >= low) & (tensor <= high + 1e-4)).all():
                 most = high.max().item() if isinstance(high, Tensor) else high
                 raise ValueError(
@@ -183,35 +94,13 @@ class TumorPlan:
                     f"base radius), got {tensor.min().item():g} to {tensor.max().item():g}; make the plan with wider ranges"
                 )
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the plan as safetensors; the file is whole or absent."""
-        host = {"format": _FORMAT, "seed": self.seed, "scope": self.scope, "whole_vox": self.whole_vox, "spacing_mm": self.spacing_mm}
-        metadata = {"plan": json.dumps({**host, "bounds": self.bounds._asdict()})}
-        content = save({name: tensor.contiguous().cpu() for name, tensor in self.tensors().items()}, metadata)
-        with whole_file(path) as stream:
-            stream.write(content)
-
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> "TumorPlan":
-        """Read a plan that `save` wrote, onto the CPU.
+    def _of_host(cls, host: dict[str, Any]) -> dict[str, Any]:
+        bounds = Bounds(**super()._of_host(host.pop("bounds")))
+        return {**super()._of_host(host), "bounds": bounds}
 
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is no plan.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                host = json.loads((file.metadata() or {})["plan"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            if host.pop("format") != _FORMAT:
-                raise KeyError(f"its format is not {_FORMAT!r}")
-            bounds = Bounds(**{name: _as_tuple(value) for name, value in host.pop("bounds").items()})
-            plan = cls(bounds=bounds, **{name: _as_tuple(value) for name, value in host.items()}, **tensors)
-            _check_shapes(plan)
-            plan._check_bounds()
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"path must be a plan that TumorPlan.save wrote, got {path}: {error!r}") from error
-        return plan
+    def _sizes(self) -> dict[str, int]:
+        return {"b": len(self), "slots": len(self.bounds.slot_radius_mm)}
 
     def to_records(self) -> list[dict[str, Any]]:
         """List what was asked for: one plain dict a lesion. Reads the device.
@@ -268,24 +157,3 @@ def _widths_vox(sigma_mm: Tensor, bound_mm: float, spacing_mm: Spacing) -> tuple
         bound_mm = float(sigma_mm.max())
     i, j, k = (bound_mm / spacing for spacing in spacing_mm)
     return sigma_mm[:, None] / on_device(spacing_mm, sigma_mm.device), (i, j, k)
-
-
-def _check_shapes(plan: TumorPlan) -> None:
-    """Refuse tensors of other shapes or types than the annotations of `TumorPlan`, and a spacing that is none."""
-    if not all(len(triple) == 3 and all(0 < value < math.inf for value in triple) for triple in (plan.whole_vox, *plan.spacing_mm)):
-        raise ValueError(f"spacing_mm and whole_vox must hold three numbers above 0, got {plan.spacing_mm} and {plan.whole_vox}")
-    sizes = {"b": len(plan), "slots": len(plan.bounds.slot_radius_mm)}
-    for field in fields(plan):
-        if (dims := getattr(field.type, "dim_str", None)) is None:
-            continue
-        tensor, shape = getattr(plan, field.name), tuple(sizes[dim] if dim in sizes else int(dim) for dim in dims.split())
-        if not isinstance(tensor, field.type) or tensor.shape != shape:  # type: ignore[arg-type] # a jaxtyping type, no string
-            raise ValueError(f"{field.name} must be {field.type} of shape {shape}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
-
-
-def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value

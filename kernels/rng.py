@@ -75,6 +75,9 @@ class Purpose(IntEnum):
     AUGMENT = 7
     PHANTOM = 8
     PLACEMENT = 9
+    TRAIT = 10
+    OUTLINE = 11
+    SITE = 12
 
 
 def split64(value: int) -> tuple[int, int]:

@@ -1,0 +1,101 @@
+"""LesionPlan: lesions of the full model as data, each with traits of its own."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gpu_synth.kernels.traits import Trait
+from gpu_synth.plan_base import Plan
+
+# What people call a lesion's traits; lengths in mm, HU relative to the organ
+NAMES = {
+    "radius_mm": Trait.RADIUS,
+    "irregularity": Trait.IRREGULARITY,
+    "lobulation": Trait.LOBULATION,
+    "spiculation": Trait.SPICULATION,
+    "contrast_hu": Trait.BODY,
+    "core_hu": Trait.CORE,
+    "core_share": Trait.CORE_SHARE,
+    "rim_hu": Trait.RIM,
+    "texture_hu": Trait.TEXTURE,
+    "texture_mm": Trait.TEXTURE_MM,
+    "speck_hu": Trait.SPECK,
+    "edge_sigma_mm": Trait.EDGE,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LesionPlan(Plan):
+    """Lesions for a batch of `b` samples, in a fixed number of slots a sample.
+
+    Attributes:
+        kinds: Names of the kinds that a lesion's row counts.
+        centre_vox: Lesion centres in the whole, between voxels.
+        lesion: What each lesion is like, see `kernels.traits.Trait`.
+        organ_hu: HU of the organ in each scan.
+        noise_hu: Its noise.
+    """
+
+    kinds: tuple[str, ...]
+    centre_vox: Float[Tensor, "b slots 3"]
+    lesion: Float[Tensor, "b slots traits"]
+    organ_hu: Float[Tensor, " b"]
+    noise_hu: Float[Tensor, " b"]
+
+    def edit(self, **tensors: Tensor) -> "LesionPlan":
+        """Copy with some tensors changed, or some traits by name. Reads the device, to refuse what could not be rendered.
+
+        Args:
+            **tensors: Fields and their new values, of the same shape; or traits `(b, slots)`: `radius_mm`, `contrast_hu`, `core_hu`,
+                `rim_hu`, `edge_sigma_mm`, and so on. A lesion of another radius keeps its form.
+
+        Raises:
+            ValueError: A field is unknown, of another shape, or not finite.
+        """
+        lesion = self.lesion.clone()
+        for name in [name for name in tensors if name in NAMES]:
+            value = tensors.pop(name)
+            if not isinstance(value, Tensor) or value.shape != lesion.shape[:2]:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"{name} must be a tensor of shape {tuple(lesion.shape[:2])}, got {got}")
+            value = value.to(lesion.device, torch.float32)
+            if name == "radius_mm":
+                lesion[..., Trait.AXES : Trait.AXES + 3] *= (value / lesion[..., Trait.RADIUS])[..., None]
+            lesion[..., NAMES[name]] = value
+        return super(LesionPlan, replace(self, lesion=lesion)).edit(**tensors)
+
+    def _check_bounds(self) -> None:
+        super()._check_bounds()
+        for name in ("radius_mm", "texture_mm", "edge_sigma_mm"):
+            values = self.lesion[..., NAMES[name]]
+            if not (values > 0).all():
+                raise ValueError(f"{name} must be above 0, got {values.min().item():g}")
+
+    def _sizes(self) -> dict[str, int]:
+        return {**super()._sizes(), "traits": Trait.COLUMNS}
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """List what was asked for: one plain dict a lesion. Reads the device.
+
+        Returns:
+            Dicts with `uid`, `lesion` (its number in `Render.instances`), `kind`, `centre_vox`, `semi_axes_mm`, `organ_hu`, `noise_hu`, and the
+            traits by name: `radius_mm` (of the ball of as much volume), `contrast_hu`, `core_hu`, `rim_hu`, `edge_sigma_mm`, …
+        """
+        uid, centre, lesion = self.uid.tolist(), self.centre_vox.tolist(), self.lesion.tolist()
+        organ_hu, noise_hu = self.organ_hu.tolist(), self.noise_hu.tolist()
+        return [
+            {
+                "uid": uid[sample],
+                "lesion": slot + 1,
+                "kind": self.kinds[int(lesion[sample][slot][Trait.KIND])],
+                "centre_vox": tuple(centre[sample][slot]),
+                "semi_axes_mm": tuple(lesion[sample][slot][Trait.AXES : Trait.AXES + 3]),
+                **{name: lesion[sample][slot][trait] for name, trait in NAMES.items()},
+                "organ_hu": organ_hu[sample],
+                "noise_hu": noise_hu[sample],
+            }
+            for sample, slot in self.active.nonzero().tolist()
+        ]

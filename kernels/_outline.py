@@ -1,0 +1,79 @@
+"""Outlines and textures as sums of random waves: smooth, of any size, a function of key, slot and position alone.
+
+An outline is how far a lesion reaches in each direction of its own ellipsoid, 1 on average: eight waves on the sphere for each of three
+octaves. A texture is twelve waves in space. Waves are drawn a block of four words each: three components and a phase.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gpu_synth.kernels._cached import cached
+from gpu_synth.kernels.rng import Purpose, to_uniform, words
+
+OCTAVES, OF_OCTAVE = 3, 8
+OUTLINE_WAVES, TEXTURE_WAVES = OCTAVES * OF_OCTAVE, 12
+WAVES = OUTLINE_WAVES + TEXTURE_WAVES
+HALF_TURNS = (1.0, 2.0, 4.0)  # a radius, along each component of an octave's wave vectors, at the most
+WEIGHT = (0.8, 0.5, 0.33)  # of the octaves in an irregular outline: their squares add up to 1
+MEAN_ABS = 0.8  # of a standard normal number: lobes are |wave|, which is this on average
+LEAST = 0.35  # an outline reaches at least this far
+DIRECTIONS = 64
+
+
+def waves(seed: int, uid: Int[Tensor, " b"], slots: int) -> Float[Tensor, "b slots waves 4"]:
+    """Draw wave vectors and phases of every lesion: components in [−1, 1), phases in [0, 2) half turns."""
+    u = to_uniform(words(seed, uid, Purpose.OUTLINE, slots, 4 * WAVES)).view(len(uid), slots, WAVES, 4)
+    return torch.cat((u[..., :3] * 2.0 - 1.0, u[..., 3:] * 2.0), -1)
+
+
+def radius_at(
+    waves: Float[Tensor, "... waves 4"], direction: Float[Tensor, "... n 3"], outline: Float[Tensor, "... 3"], most: Float[Tensor, "..."]
+) -> Float[Tensor, "... n"]:
+    """How far the outline reaches in the given directions, in radii.
+
+    Args:
+        waves: Those of the lesion.
+        direction: Unit vectors in the ellipsoid's own axes.
+        outline: Irregularity, the standard deviation of bumps of all octaves; lobulation, the height of lobes, which are rounded outwards
+            and have notches between them; spiculation, the height of spikes.
+        most: It reaches no farther.
+    """
+    first, second, third = (_octave(waves, direction, octave) for octave in range(OCTAVES))
+    irregularity, lobulation, spiculation = outline[..., None].unbind(-2)
+    bumps = WEIGHT[0] * first + WEIGHT[1] * second + WEIGHT[2] * third
+    lobes, spikes = second.abs() - MEAN_ABS, third.clamp_min(0.0) ** 3
+    reach = 1.0 + irregularity * bumps + lobulation * lobes + spiculation * spikes
+    return reach.clamp_min(LEAST).minimum(most[..., None])
+
+
+def _octave(waves: Tensor, direction: Tensor, octave: int) -> Tensor:
+    """Eight waves of one octave, of variance 1."""
+    some = waves[..., octave * OF_OCTAVE : (octave + 1) * OF_OCTAVE, :]
+    angle = torch.matmul(direction, HALF_TURNS[octave] * some[..., :3].transpose(-1, -2)) + some[..., None, :, 3]
+    total: Tensor = (angle * math.pi).cos().sum(-1)
+    return total.mul(math.sqrt(2.0 / OF_OCTAVE))
+
+
+def texture_at(waves: Float[Tensor, "... waves 4"], offset: Float[Tensor, "... n 3"]) -> Float[Tensor, "... n"]:
+    """Twelve waves in space, of variance 1.
+
+    Args:
+        waves: Those of the lesion.
+        offset: Positions relative to its centre, in wavelengths of its texture times √3 (components are at most 1).
+    """
+    some = waves[..., OUTLINE_WAVES:, :]
+    angle = torch.matmul(offset, 2.0 * some[..., :3].transpose(-1, -2)) + some[..., None, :, 3]
+    total: Tensor = (angle * math.pi).cos().sum(-1)
+    return total.mul(math.sqrt(2.0 / TEXTURE_WAVES))
+
+
+@cached(maxsize=8)
+def directions(device: str) -> Float[Tensor, "64 3"]:
+    """Directions spread evenly over the sphere (Fibonacci)."""
+    n = torch.arange(DIRECTIONS, dtype=torch.float64) + 0.5
+    z = 1.0 - 2.0 * n / DIRECTIONS
+    across, turn = (1.0 - z**2).sqrt(), math.pi * (1.0 + 5.0**0.5) * n
+    return torch.stack((across * turn.cos(), across * turn.sin(), z), -1).to(torch.float32).to(device)

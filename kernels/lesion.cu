@@ -1,0 +1,89 @@
+// Lesions as radiologists know them, painted voxel by voxel: the device side of kernels/lesion.py.
+#include "images.cuh"
+#include "labels.cuh"
+#include "outline.cuh"
+
+constexpr int ACROSS_J = 8, ACROSS_K = 32, THREADS = ACROSS_J * ACROSS_K;
+constexpr int LISTED = 8;  // lesions worked on at a time
+constexpr float FAR_SIGMAS = 4.0f, RIM_AT = 0.88f, RIM_WIDTH = 0.10f, CORE_WIDTH = 0.12f, SPECK_SCALE = 0.4f, SPECK_WIDTH = 0.4f;
+
+// From 0 to 1 as x goes from −1 to 1, smoothly.
+__device__ __forceinline__ float step(float x) {
+    x = fminf(fmaxf(0.5f * x + 0.5f, 0.0f), 1.0f);
+    return x * x * (3.0f - 2.0f * x);
+}
+
+// How much of a voxel at an offset in mm a lesion holds, and what HU it would add; whether the voxel's centre lies inside.
+__device__ bool seen(const float* row, const float4* waves, float dx, float dy, float dz, float* held, float* added) {
+    const float w = row[ROTATION], x = row[ROTATION + 1], y = row[ROTATION + 2], z = row[ROTATION + 3];
+    const float a = (dx * (1 - 2 * (y * y + z * z)) + dy * (2 * (x * y + w * z)) + dz * (2 * (x * z - w * y))) / row[AXES];
+    const float b = (dx * (2 * (x * y - w * z)) + dy * (1 - 2 * (x * x + z * z)) + dz * (2 * (y * z + w * x))) / row[AXES + 1];
+    const float c = (dx * (2 * (x * z + w * y)) + dy * (2 * (y * z - w * x)) + dz * (1 - 2 * (x * x + y * y))) / row[AXES + 2];
+    const float rho = fmaxf(sqrtf(a * a + b * b + c * c), 1e-6f), edge = row[EDGE];
+    const float length = rho > 1e-5f ? sqrtf(dx * dx + dy * dy + dz * dz) / rho : row[RADIUS];
+    *held = 0.0f;
+    if ((rho - row[REACH]) * length >= FAR_SIGMAS * edge) return false;
+    const float reach = fminf(radius_at(waves, row[IRREGULARITY], row[LOBULATION], row[SPICULATION], a / rho, b / rho, c / rho), row[REACH]);
+    const float surface = (rho - reach) * length, way = rho / reach, rim = (way - RIM_AT) / RIM_WIDTH;
+    if (surface >= FAR_SIGMAS * edge) return false;
+    *held = 0.5f * erfcf(surface / (edge * 1.4142135f));
+    const float scale = row[TEXTURE_MM], fine = SPECK_SCALE * scale;
+    const float grain = texture_at(waves, dx / scale, dy / scale, dz / scale);
+    const float speck = row[SPECK] != 0.0f ? step((texture_at(waves, dx / fine, dy / fine, dz / fine) - row[SPECK_SHARE]) / SPECK_WIDTH) : 0.0f;
+    *added = row[BODY] + row[CORE] * (1.0f - step((way - row[CORE_SHARE]) / CORE_WIDTH)) + row[RIM] * expf(-rim * rim) + row[TEXTURE] * grain + row[SPECK] * speck;
+    return surface < 0.0f;
+}
+
+// One voxel a thread, 8 × 32 along j and k a block: blocks (k, i · j, samples), which list the lesions that can reach them, eight at a time.
+// Bytes: 1 read and 6 written a voxel, and image and label twice where it changes; operations: 36 waves a voxel in reach of a lesion.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+paint_kernel(void* image, void* label, short* numbers, float* occupancy, const float* centre_vox, const float* lesions, const bool* active, const long long* uids,
+             unsigned long long seed, int image_kind, int label_kind, long long organ, long long tumor, int slots, int n_i, int n_j, int n_k, float mm_i,
+             float mm_j, float mm_k, int origin_i, int origin_j, int origin_k) {
+    __shared__ float rows[LISTED][TRAITS], centres[LISTED][3];
+    __shared__ float4 waves[LISTED][WAVES];
+    __shared__ bool listed[LISTED];
+    const int thread = threadIdx.x, across = (n_j + ACROSS_J - 1) / ACROSS_J;
+    const int i = blockIdx.y / across, first_j = blockIdx.y % across * ACROSS_J, first_k = blockIdx.x * ACROSS_K;
+    const int j = first_j + thread / ACROSS_K, k = first_k + thread % ACROSS_K;
+    const long long sample = blockIdx.z;
+    const unsigned long long uid = (unsigned long long)uids[sample];
+    float most = 0.0f, change = 0.0f;
+    int number = 0;
+    for (int first = 0; first < slots; first += LISTED) {
+        const int some = min(LISTED, slots - first);
+        if (thread < some) {
+            const long long slot = sample * slots + first + thread;
+            const float* row = lesions + slot * TRAITS;
+            const float far = fmaxf(row[AXES], fmaxf(row[AXES + 1], row[AXES + 2])) * row[REACH] + FAR_SIGMAS * row[EDGE];
+            const float x = centre_vox[3 * slot] - (float)origin_i, y = centre_vox[3 * slot + 1] - (float)origin_j, z = centre_vox[3 * slot + 2] - (float)origin_k;
+            centres[thread][0] = x, centres[thread][1] = y, centres[thread][2] = z;
+            const float gap_j = fmaxf((float)first_j - y, y - (float)(first_j + ACROSS_J - 1)) * mm_j;
+            const float gap_k = fmaxf((float)first_k - z, z - (float)(first_k + ACROSS_K - 1)) * mm_k;
+            listed[thread] = active[slot] && fabsf((float)i - x) * mm_i < far && gap_j < far && gap_k < far;
+        }
+        __syncthreads();
+        for (int item = thread; item < some * WAVES; item += THREADS)
+            if (listed[item / WAVES]) waves[item / WAVES][item % WAVES] = wave_of(seed, uid, first + item / WAVES, item % WAVES);
+        for (int item = thread; item < some * TRAITS; item += THREADS) rows[item / TRAITS][item % TRAITS] = lesions[(sample * slots + first) * TRAITS + item];
+        __syncthreads();
+        for (int entry = 0; entry < some; ++entry) {
+            if (!listed[entry]) continue;
+            float held, added = 0.0f;
+            const float* centre = centres[entry];
+            const float dx = ((float)i - centre[0]) * mm_i, dy = ((float)j - centre[1]) * mm_j, dz = ((float)k - centre[2]) * mm_k;
+            const bool in = seen(rows[entry], waves[entry], dx, dy, dz, &held, &added);
+            if (held > most) most = held, change = held * added;
+            if (in && number == 0) number = first + entry + 1;
+        }
+        __syncthreads();
+    }
+    if (j >= n_j || k >= n_k) return;
+    const long long at = ((sample * n_i + i) * n_j + j) * n_k + k;
+    const bool inside = read_label(label, at, label_kind) == organ;
+    numbers[at] = inside ? (short)number : (short)0;
+    occupancy[at] = inside ? most : 0.0f;
+    if (!inside) return;
+    if (change != 0.0f) add_to(image, at, image_kind, change);
+    if (number) write_label(label, at, label_kind, tumor);
+}
