@@ -13,7 +13,7 @@ from torch import Tensor
 from gpu_synth import presets
 from gpu_synth.bench import settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
-from gpu_synth.kernels import blend, edge, gaussian, placement, plan, rng, shape, texture
+from gpu_synth.kernels import blend, edge, gaussian, placement, plan, rng, shape, texture, tissue
 from gpu_synth.kernels._cells import Box
 from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of
@@ -117,6 +117,13 @@ def _blend(device: torch.device, setting: Setting) -> Case:
     return Case(run, (image, label, *lesions))
 
 
+def _tissue(device: torch.device, setting: Setting) -> Case:
+    image, label = (x[:, 0] for x in patches(device, setting))
+    noise = rng.halfwords(SEED, _uids(device, setting), rng.Purpose.SALT, torch.arange(image[0].numel() // 8, device=device)[None])
+    image = image + noise.view(image.shape) / 1000.0  # uniform over 65 HU, an SD of 19
+    return Case(lambda: tissue.tissue(image, label, ORGAN, SPACING_MM, backend=_backend(setting)), (image, label))
+
+
 def _family(name: str, what: str, rows: Rows, make: Callable[[torch.device, Setting], Case]) -> Operation:
     return Operation(name, what, (f"kernels/test_{name}.py",), rows, make)
 
@@ -154,6 +161,7 @@ OPERATIONS = (
     _family("edge", "soft edges of class mix", settings.fields, _edge),
     _family("texture", "statistics and texture, fresh", settings.fields, _texture),
     _family("blend", "float32 image", settings.fields, _blend),
+    _family("tissue", "HU, noise and vessels, float32 image", settings.fields, _tissue),
     Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
     Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
     Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),

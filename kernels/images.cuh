@@ -1,4 +1,4 @@
-// Images of any floating type, changed one voxel at a time.
+// Images of any floating type: the numbers of the types, and their values, read one at a time.
 #pragma once
 
 enum { FLOAT32, FLOAT16, BFLOAT16, FLOAT64 };
@@ -19,23 +19,33 @@ __device__ __forceinline__ unsigned short to_half(float value) {
     return (unsigned short)(sign | (size - 0x38000000u + 0xFFFu + (size >> 13 & 1u)) >> 13);
 }
 
+__device__ __forceinline__ float from_bfloat16(unsigned short bits) { return __uint_as_float((unsigned)bits << 16); }
+
 __device__ __forceinline__ unsigned short to_bfloat16(float value) {
     const unsigned bits = __float_as_uint(value);
     return (unsigned short)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
+// A voxel's value as a float; a double is rounded to the nearest.
+__device__ __forceinline__ float read_image(const void* image, long long at, int kind) {
+    switch (kind) {
+        case FLOAT32: return ((const float*)image)[at];
+        case FLOAT16: return from_half(((const unsigned short*)image)[at]);
+        case BFLOAT16: return from_bfloat16(((const unsigned short*)image)[at]);
+        default: return (float)((const double*)image)[at];
+    }
+}
+
 // Add to a voxel; NaN and infinities stay.
-__device__ void add_to(void* image, long long at, int kind, float change) {
+__device__ __forceinline__ void add_to(void* image, long long at, int kind, float change) {
     if (kind == FLOAT64) {
         double* voxel = (double*)image + at;
         if (isfinite(*voxel)) *voxel += (double)change;
         return;
     }
-    unsigned short* half = (unsigned short*)image + at;
-    float* single = (float*)image + at;
-    const float value = kind == FLOAT32 ? *single : kind == FLOAT16 ? from_half(*half) : __uint_as_float((unsigned)*half << 16);
+    const float value = read_image(image, at, kind);
     if (!isfinite(value)) return;
-    if (kind == FLOAT32) *single = value + change;
-    if (kind == FLOAT16) *half = to_half(value + change);
-    if (kind == BFLOAT16) *half = to_bfloat16(value + change);
+    if (kind == FLOAT32) ((float*)image)[at] = value + change;
+    if (kind == FLOAT16) ((unsigned short*)image)[at] = to_half(value + change);
+    if (kind == BFLOAT16) ((unsigned short*)image)[at] = to_bfloat16(value + change);
 }

@@ -14,6 +14,7 @@ from scans import ONE_MM, scans, uids
 from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.kernels import _launch
+from gpu_synth.kernels.tissue import tissue
 
 FAMILIES = sorted(path.stem for path in KERNELS.glob("[a-z]*.py") if path.stem != "__init__")
 
@@ -67,6 +68,10 @@ MUTANTS = {
     "weights": ("gaussian.cu", "turn * period - 2 - c", "turn * period - c"),
     "draw": ("plan.cu", "slot - before < number", "slot - before <= number"),
     "blend": ("blend.cu", "if (number[each]) write_label", "if (share[each]) write_label"),
+    "tissue count": ("tissue.cu", "__float2int_rn(clamp_hu(value)) - HU_FIRST", "__float2int_rn(clamp_hu(value)) - HU_FIRST + 1"),
+    "tissue barrier": ("tissue.cu", "    }\n    __syncthreads();\n    counts +=", "    }\n    counts +="),
+    "tissue neighbour": ("tissue.cu", "d = field[voxel + step_j]", "d = field[voxel + step_i]"),
+    "tissue weights": ("tissue.cu", "int sum = 1 << (WEIGHT_BITS - 1), share = sum", "int sum = 0, share = sum"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
 }  # fmt: skip
 
@@ -79,9 +84,11 @@ def synthesised(folder, order, monkeypatch):
     try:
         plan = synth.plan(image, label, ONE_MM, uids(2))
         out = synth.render(image, label, plan)
+        bright = image[:, 0] + 60 * (torch.arange(40) % 20 < 3)  # vessels of a sort
+        known = tissue(bright, label[:, 0], 1, ONE_MM, backend="cupy")
     except LaunchError:
         return None
-    return out.image, out.label, out.instances, *plan.tensors().values()
+    return out.image, out.label, out.instances, *plan.tensors().values(), *known
 
 
 @pytest.mark.parametrize(("file", "right", "wrong"), MUTANTS.values(), ids=MUTANTS)
