@@ -36,6 +36,7 @@ class Stages(NamedTuple):
 def _stages(device: torch.device, setting: Setting) -> Stages:
     image, label = patches(device, setting)
     drawn = synthesis.synthesizer(replace(setting, size_class="mix")).plan(image, label, SPACING_MM, uid=_uids(device, setting))
+    assert isinstance(drawn, TumorPlan)
     instances = shape.instance_map(drawn.centre_vox, *drawn.shapes_vox(), drawn.active, label[:, 0], ORGAN, backend=_backend(setting))
     soft = edge.edge(instances, *drawn.edges_vox(), _backend(setting))
     grain = texture.texture(*drawn.texture_field(), _everything(setting), soft.changing, _backend(setting))
@@ -62,7 +63,7 @@ def _rng(device: torch.device, setting: Setting) -> Case:
 
 
 def _plan(device: torch.device, setting: Setting) -> Case:
-    preset, uid = presets.get("liver-hu2022"), _uids(device, setting)
+    preset, uid = presets.published(), _uids(device, setting)
     table, slots, possible = parameter_table(preset, 1.0, device), slots_of(preset), torch.ones_like(uid, dtype=torch.bool)
     return Case(lambda: plan.draw(*table, slots, SEED, uid, possible, _backend(setting)), (table, uid, possible))
 
@@ -70,7 +71,7 @@ def _plan(device: torch.device, setting: Setting) -> Case:
 def _placement(device: torch.device, setting: Setting) -> Case:
     label, uid = patches(device, setting)[1][:, 0], _uids(device, setting)
     site, extent = placement.Site(ORGAN, TUMOUR, (2, 2, 2)), torch.tensor((0.3, 0.7), device=device)
-    slots = sum(slots_of(presets.get("liver-hu2022")))
+    slots = sum(slots_of(presets.published()))
     return Case(lambda: placement.place(label, site, extent, slots, SEED, uid, _backend(setting)), (label, extent, uid))
 
 
@@ -96,7 +97,7 @@ def _edge(device: torch.device, setting: Setting) -> Case:
 def _texture(device: torch.device, setting: Setting) -> Case:
     drawn, _, _, soft, _ = _stages(device, setting)
     field, (norm, gain) = drawn.texture_field()
-    threshold = presets.get("liver-hu2022").texture_threshold
+    threshold = presets.published().texture_threshold
 
     def run() -> Tensor:
         known = texture.statistics(field, norm.scale, norm.offset, gain, threshold, _backend(setting))

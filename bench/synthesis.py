@@ -39,7 +39,7 @@ def one_core(device: torch.device, setting: Setting) -> Case:
 
 def lesions(device: torch.device, setting: Setting) -> Case:
     """A fixed number of small lesions."""
-    tiny, _, medium, large = presets.get("liver-hu2022").count
+    tiny, _, medium, large = presets.published().count
     return whole(device, setting, count=(tiny, (setting.lesions,) * 2, medium, large))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._launch import BACKENDS
-from gpu_synth.plan import SCOPES, Spacing, TumorPlan
+from gpu_synth.plan_base import SCOPES, Plan, Spacing
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -147,7 +147,7 @@ def check_plan(plan: Any, image: Tensor, origin_vox: Any) -> tuple[int, int, int
         TypeError: It is no plan.
         ValueError: Another batch size, device or shape; an origin for a plan that belongs to a patch, none for one of a volume.
     """
-    if not isinstance(plan, TumorPlan):
+    if not isinstance(plan, Plan):
         raise TypeError(f"plan must be a TumorPlan, got {type(plan).__name__}; TumorSynthesizer.plan makes one")
     shape = tuple(image.shape[2:])
     if len(plan) != len(image):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed import get_rank, get_world_size, is_available, is_initialized
 from torch.utils.data import get_worker_info
 
+from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.presets import Preset
 
 
@@ -22,7 +23,7 @@ class CountingModule(nn.Module):
         seed: Key of all randomness.
     """
 
-    def __init__(self, preset: Preset, seed: int) -> None:
+    def __init__(self, preset: Preset | LesionPreset, seed: int) -> None:
         super().__init__()
         self.preset, self.seed = preset, seed
         self._counter = torch.zeros((), dtype=torch.int64)  # a tensor of the host, so that compiled code counts on

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._cached import kept
-from gpu_synth.plan import Spacing, TumorPlan
+from gpu_synth.plan import TumorPlan
+from gpu_synth.plan_base import Spacing
 from gpu_synth.render import Lesions
 
 Make = Callable[[Tensor, Tensor], tuple[TumorPlan, list[Lesions]]]  # label, uid → what is to be blended in

@@ -49,7 +49,9 @@ class LesionKind:
 
     def row(self) -> dict[Kind, Sequence[float]]:
         """Its columns in the kernels' table."""
-        sigmas = NO_SPECKS if self.speck_share == 0 else math.sqrt(2.0) * float(torch.special.erfinv(torch.tensor(1.0 - 2.0 * self.speck_share)))
+        sigmas = (
+            NO_SPECKS if self.speck_share == 0 else math.sqrt(2.0) * float(torch.special.erfinv(torch.tensor(1.0 - 2.0 * self.speck_share)))
+        )
         return {
             Kind.TARGET: (float(self.target),),
             Kind.BODY: self.body,
@@ -148,7 +150,9 @@ def _check(preset: LesionPreset) -> None:
     if preset.count[1] > 64 or any(part != int(part) for part in preset.count):
         raise ValueError(f"count must hold whole numbers up to 64, got {preset.count}")
     if preset.axis_ratio[0] <= 0 or preset.texture_mm[0] <= 0 or preset.edge_mm[0] <= 0:
-        raise ValueError(f"axis_ratio, texture_mm and edge_mm must be above 0, got {preset.axis_ratio}, {preset.texture_mm}, {preset.edge_mm}")
+        raise ValueError(
+            f"axis_ratio, texture_mm and edge_mm must be above 0, got {preset.axis_ratio}, {preset.texture_mm}, {preset.edge_mm}"
+        )
     for name, probs in (("size_prob", preset.size_prob), ("kinds' prob", tuple(kind.prob for kind in preset.kinds))):
         if any(prob < 0 for prob in probs) or abs(sum(probs) - 1.0) > 1e-6:
             raise ValueError(f"{name} must add up to 1, got {probs}, which adds up to {sum(probs):g}")
@@ -174,7 +178,16 @@ def lesion_table(preset: LesionPreset, prob: float, device: torch.device) -> tup
         Scan.ORGAN_HU: (preset.least_organ_hu,),
         Scan.SIZE_END: torch.tensor(preset.size_prob, dtype=torch.float64).cumsum(0).tolist(),
     }
-    for column in (Scan.COUNT, Scan.AXIS_RATIO, Scan.IRREGULARITY, Scan.LOBULATION, Scan.SPICULATION, Scan.TEXTURE_MM, Scan.EDGE_MM, Scan.SIZE_MM):
+    for column in (
+        Scan.COUNT,
+        Scan.AXIS_RATIO,
+        Scan.IRREGULARITY,
+        Scan.LOBULATION,
+        Scan.SPICULATION,
+        Scan.TEXTURE_MM,
+        Scan.EDGE_MM,
+        Scan.SIZE_MM,
+    ):
         columns[column] = getattr(preset, column.name.lower())
     for column, values in columns.items():
         scan[column : column + len(values)] = torch.tensor(values, dtype=torch.float32)

@@ -1,6 +1,7 @@
 """Plan and render in one go: at once, from a CUDA graph, or as the one torch operator that a compiled model sees."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._launch import resolve
-from gpu_synth.plan import Spacing, TumorPlan
-from gpu_synth.render import Lesions, composite, lesions_of
+from gpu_synth.lesion_model import render_lesions
+from gpu_synth.lesion_plan import LesionPlan
+from gpu_synth.lesion_preset import LesionPreset
+from gpu_synth.plan import TumorPlan
+from gpu_synth.plan_base import Plan, Spacing
+from gpu_synth.render import Lesions, Render, composite, lesions_of, render
 
 if TYPE_CHECKING:
     from gpu_synth.synthesizer import TumorSynthesizer
@@ -30,9 +35,14 @@ def synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing:
 @torch.no_grad()
 def _synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> Made:
     image, label, backend = image.as_subclass(Tensor), label.as_subclass(Tensor), resolve(synth.backend, image.device)
+    if isinstance(synth.preset, LesionPreset):
+        drawn = synth.sample_plan(image, label, spacing, uid)
+        out = render_plan(synth, image, label, drawn, (0, 0, 0))
+        return out.image, out.label, torch.stack((drawn.active.sum(), drawn.skipped.sum()))
 
     def make(label: Tensor, uid: Tensor) -> tuple[TumorPlan, list[Lesions]]:
-        plan = synth.sample_plan(label, spacing, uid)
+        plan = synth.sample_plan(image, label, spacing, uid)
+        assert isinstance(plan, TumorPlan)
         return plan, lesions_of(label, plan, (0, 0, 0), synth.organ_label, backend)
 
     if synth.replays is not None and image.is_cuda and backend == "cupy":
@@ -41,6 +51,15 @@ def _synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing
         plan, lesions = make(label, uid)
     image, label = composite(image, label, lesions, synth.organ_label, synth.tumor_label, backend)
     return image, label, torch.stack((plan.active.sum(), plan.skipped.sum()))
+
+
+def render_plan(synth: "TumorSynthesizer", image: Tensor, label: Tensor, plan: Plan, origin_vox: Sequence[int]) -> Render:
+    """Render a plan of either kind, arguments unchecked."""
+    rest = (origin_vox, synth.organ_label, synth.tumor_label, resolve(synth.backend, image.device))
+    if isinstance(plan, LesionPlan):
+        return render_lesions(image, label, plan, *rest)
+    assert isinstance(plan, TumorPlan)
+    return render(image, label, plan, *rest)
 
 
 @torch.library.custom_op("gpu_synth::synthesize", mutates_args=())

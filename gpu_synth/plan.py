@@ -1,6 +1,5 @@
 """TumorPlan: what is to be synthesised, as data. It can be looked at, edited, sliced, saved and rendered again."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,7 @@ from gpu_synth.kernels._cached import cached
 from gpu_synth.kernels._cells import Field, cell_vox
 from gpu_synth.kernels.shape import AXIS_PAIRS, box_vox
 from gpu_synth.kernels.texture import Normalised, Texture
-from gpu_synth.plan_base import SCOPES as SCOPES
-from gpu_synth.plan_base import Plan
-from gpu_synth.plan_base import Scope as Scope
-from gpu_synth.plan_base import Spacing as Spacing
+from gpu_synth.plan_base import Plan, Spacing
 from gpu_synth.table import Bounds
 
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, get_args, get_origin, get_type_hints
 
+from gpu_synth.lesion_preset import LIVER, LesionPreset
+
 Range = tuple[float, float]
 IntRange = tuple[int, int]
 
@@ -172,7 +174,7 @@ _LIVER_HU2022 = Preset(
     contrast_hu=(-145.0, -65.0),
 )
 
-_PRESETS = {preset.name: preset for preset in (_LIVER_HU2022,)}
+_PRESETS: dict[str, Preset | LesionPreset] = {preset.name: preset for preset in (_LIVER_HU2022, LIVER)}
 
 
 def names() -> tuple[str, ...]:
@@ -180,19 +182,24 @@ def names() -> tuple[str, ...]:
     return tuple(_PRESETS)
 
 
-def get(name: str, /, **overrides: Any) -> Preset:
+def published(**overrides: Any) -> Preset:
+    """Preset "liver-hu2022", with some of its figures changed."""
+    return replace(_LIVER_HU2022, **overrides)
+
+
+def get(name: str, /, **overrides: Any) -> Preset | LesionPreset:
     """Look a preset up, with some of its figures changed.
 
     Args:
         name: One of `names()`.
-        **overrides: Fields of `Preset` and their new values.
+        **overrides: Fields of the preset and their new values.
 
     Raises:
         ValueError: The name or a field is unknown (the nearest is named), or a value is out of its range.
     """
     if name not in _PRESETS:
         raise ValueError(f"preset must be one of {', '.join(names())}, got {name!r}{_nearest(name, names())}")
-    known = [field.name for field in fields(Preset) if field.name != "name"]
+    known = [field.name for field in fields(_PRESETS[name]) if field.name != "name"]
     for key in overrides:
         if key not in known:
             raise ValueError(f"preset field must be one of {', '.join(known)}, got {key!r}{_nearest(key, known)}")

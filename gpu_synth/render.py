@@ -15,7 +15,8 @@ from gpu_synth.kernels.edge import edge
 from gpu_synth.kernels.gaussian import TRUNCATE
 from gpu_synth.kernels.shape import Instances, instance_map
 from gpu_synth.kernels.texture import texture
-from gpu_synth.plan import Spacing, TumorPlan
+from gpu_synth.plan import TumorPlan
+from gpu_synth.plan_base import Plan, Spacing
 from gpu_synth.precision import full_precision
 
 
@@ -34,7 +35,7 @@ class Render:
     image: Float[Tensor, "b 1 i j k"]
     label: Int[Tensor, "b 1 i j k"]
     instances: Int[Tensor, "b 1 i j k"]
-    plan: TumorPlan
+    plan: Plan
     healthy: Float[Tensor, "b 1 i j k"]
 
     def records(self) -> list[dict[str, Any]]:

@@ -15,10 +15,14 @@ from gpu_synth.kernels._launch import compile_all, resolve
 from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
 from gpu_synth.kernels.texture import statistics
-from gpu_synth.operator import recipe_of, synthesize
-from gpu_synth.plan import Scope, Spacing, TumorPlan, margin_vox, on_device, texture_field
+from gpu_synth.lesion_model import sample_lesions
+from gpu_synth.lesion_preset import LesionPreset
+from gpu_synth.operator import recipe_of, render_plan, synthesize
+from gpu_synth.plan import TumorPlan, margin_vox, on_device, texture_field
+from gpu_synth.plan_base import Plan, Scope, Spacing
 from gpu_synth.precision import full_precision
-from gpu_synth.render import Render, render, together
+from gpu_synth.presets import Preset
+from gpu_synth.render import Render, together
 from gpu_synth.table import Bounds, parameter_table, slots_of
 
 
@@ -90,23 +94,26 @@ class TumorSynthesizer(CountingModule):
         return new_image, new_label
 
     @torch.no_grad()
-    def plan(self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None) -> TumorPlan:
+    def plan(self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None) -> Plan:
         """Draw all that is random. Arguments and errors are those of `forward`; without `uid` (in training mode), the next are used up."""
         check_images(image, label, self.organ_label, self.tumor_label)
         spacing = check_spacing(spacing_mm, len(image))
         uid = self.next_uids(image) if uid is None else check_uid(uid, image)
-        return self.sample_plan(label.as_subclass(Tensor), spacing, uid)
+        return self.sample_plan(image.as_subclass(Tensor), label.as_subclass(Tensor), spacing, uid)
 
-    def sample_plan(self, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> TumorPlan:
+    def sample_plan(self, image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> Plan:
         """Draw a plan, its arguments unchecked."""
         backend = resolve(self.backend, label.device)
+        preset = self.preset
+        if isinstance(preset, LesionPreset):
+            return sample_lesions(self, preset, image, label, spacing, uid, backend)
         with full_precision(label.device, backend):
             runs = together(spacing, backend, label.device)
-            return TumorPlan.cat([self._sample(label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
+            return TumorPlan.cat([self._sample(preset, label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
 
-    def _sample(self, label: Tensor, spacing_mm: tuple[Spacing, ...], uid: Tensor, backend: str) -> TumorPlan:
+    def _sample(self, preset: Preset, label: Tensor, spacing_mm: tuple[Spacing, ...], uid: Tensor, backend: str) -> TumorPlan:
         """Plan samples of one spacing."""
-        preset, bounds, slots = self.preset, Bounds.of(self.preset), slots_of(self.preset)
+        bounds, slots = Bounds.of(preset), slots_of(preset)
         site = Site(self.organ_label, self.tumor_label, margin_vox(preset.erosion_mm, spacing_mm[0]), preset.axial_axis)
         centre_vox, possible = place(label, site, on_device(preset.extent, uid.device), sum(slots), self.seed, uid, backend)
         draws = draw(*parameter_table(preset, self.prob, uid.device), slots, self.seed, uid, possible, backend)
@@ -130,7 +137,7 @@ class TumorSynthesizer(CountingModule):
         )
 
     @torch.no_grad()
-    def render(self, image: Tensor, label: Tensor, plan: TumorPlan, origin_vox: Sequence[int] | None = None) -> Render:
+    def render(self, image: Tensor, label: Tensor, plan: Plan, origin_vox: Sequence[int] | None = None) -> Render:
         """Render a plan into healthy images: the same image, label and plan give the same result.
 
         Args:
@@ -145,5 +152,4 @@ class TumorSynthesizer(CountingModule):
         """
         check_images(image, label, self.organ_label, self.tumor_label)
         origin = check_plan(plan, image, origin_vox)
-        image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
-        return render(image, label, plan, origin, self.organ_label, self.tumor_label, resolve(self.backend, image.device))
+        return render_plan(self, image.as_subclass(Tensor), label.as_subclass(Tensor), plan, origin)

@@ -43,9 +43,11 @@ __device__ __forceinline__ void add_to(void* image, long long at, int kind, floa
         if (isfinite(*voxel)) *voxel += (double)change;
         return;
     }
-    const float value = read_image(image, at, kind);
+    unsigned short* half = (unsigned short*)image + at;
+    float* single = (float*)image + at;
+    const float value = kind == FLOAT32 ? *single : kind == FLOAT16 ? from_half(*half) : from_bfloat16(*half);
     if (!isfinite(value)) return;
-    if (kind == FLOAT32) ((float*)image)[at] = value + change;
-    if (kind == FLOAT16) ((unsigned short*)image)[at] = to_half(value + change);
-    if (kind == BFLOAT16) ((unsigned short*)image)[at] = to_bfloat16(value + change);
+    if (kind == FLOAT32) *single = value + change;
+    if (kind == FLOAT16) *half = to_half(value + change);
+    if (kind == BFLOAT16) *half = to_bfloat16(value + change);
 }
