@@ -114,7 +114,7 @@ def label_kind(dtype: torch.dtype) -> np.int32:
 
 
 def image_kind(dtype: torch.dtype) -> np.int32:
-    """Number by which blend.cu knows a floating type."""
+    """Number by which images.cuh knows a floating type."""
     return np.int32(_IMAGE_KINDS[dtype])
 
 
