@@ -13,12 +13,13 @@ from torch import Tensor
 from gpu_synth import presets
 from gpu_synth.bench import settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
-from gpu_synth.kernels import blend, edge, gaussian, placement, plan, rng, shape, texture
+from gpu_synth.kernels import blend, edge, gaussian, placement, plan, rng, shape, texture, warp
 from gpu_synth.kernels._cells import Box
 from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
+WARP_RADIUS_MM, WARP_STRENGTH = 8.0, 30.0
 SYNTHESIS_TESTS = ("test_identity.py",)
 PUBLISHED_TESTS = ("bench/test_published.py",)
 
@@ -117,6 +118,16 @@ def _blend(device: torch.device, setting: Setting) -> Case:
     return Case(run, (image, label, *lesions))
 
 
+def _warp(device: torch.device, setting: Setting) -> Case:
+    image, label = (x[:, 0] for x in patches(device, setting))
+    image = image + 12.0 * torch.randn(image.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    quarters = [(0.25, 0.25, 0.25), (0.75, 0.25, 0.5), (0.25, 0.75, 0.75), (0.75, 0.75, 0.5)]
+    centre = (torch.tensor(quarters) * torch.tensor(setting.whole_vox)).expand(setting.samples, -1, -1).to(device)
+    radius = torch.full(centre.shape[:2], WARP_RADIUS_MM, device=device)
+    lesions = (centre, radius, torch.full_like(radius, WARP_STRENGTH), torch.ones_like(radius, dtype=torch.bool))
+    return Case(lambda: warp.warp(image, label, *lesions, ORGAN, SPACING_MM, backend=_backend(setting)), (image, label, *lesions))
+
+
 def _family(name: str, what: str, rows: Rows, make: Callable[[torch.device, Setting], Case]) -> Operation:
     return Operation(name, what, (f"kernels/test_{name}.py",), rows, make)
 
@@ -154,6 +165,7 @@ OPERATIONS = (
     _family("edge", "soft edges of class mix", settings.fields, _edge),
     _family("texture", "statistics and texture, fresh", settings.fields, _texture),
     _family("blend", "float32 image", settings.fields, _blend),
+    _family("warp", "4 lesions of 8 mm, float32 image", settings.fields, _warp),
     Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
     Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
     Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),

@@ -13,7 +13,7 @@ from scans import ONE_MM, scans, uids
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.registry import OPERATIONS
-from gpu_synth.kernels import _launch
+from gpu_synth.kernels import _launch, warp
 
 FAMILIES = sorted(path.stem for path in KERNELS.glob("[a-z]*.py") if path.stem != "__init__")
 
@@ -68,6 +68,9 @@ MUTANTS = {
     "draw": ("plan.cu", "slot - before < number", "slot - before <= number"),
     "blend": ("blend.cu", "if (number[each]) write_label", "if (share[each]) write_label"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
+    "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
+    "warp barrier": ("warp.cu", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
+    "warp neighbour": ("warp.cu", "max(low + 1, 0)", "max(low + 2, 0)"),
 }  # fmt: skip
 
 
@@ -79,9 +82,12 @@ def synthesised(folder, order, monkeypatch):
     try:
         plan = synth.plan(image, label, ONE_MM, uids(2))
         out = synth.render(image, label, plan)
+        strength = torch.full(plan.active.shape, 40.0)
+        lesions = plan.centre_vox, plan.shapes_vox()[0].amax(-1), strength, plan.active
+        moved = warp.warp(image[:, 0], label[:, 0], *lesions, 1, ONE_MM, backend="cupy")
     except LaunchError:
         return None
-    return out.image, out.label, out.instances, *plan.tensors().values()
+    return out.image, out.label, out.instances, *moved, *plan.tensors().values()
 
 
 @pytest.mark.parametrize(("file", "right", "wrong"), MUTANTS.values(), ids=MUTANTS)
