@@ -131,9 +131,9 @@ struct Along {
 
 // Where a voxel samples along one axis: the two voxels beside that point, and the nearest, all in the array.
 __device__ __forceinline__ Along along(int at, float moved, int n) {
-    const float whole = floorf(moved);
-    const int low = at + (int)whole;
-    return {min(max(low, 0), n - 1), min(max(low + 1, 0), n - 1), min(max(at + (int)floorf(moved + 0.5f), 0), n - 1), moved - whole};
+    const float whole = floorf(moved), part = moved - whole;
+    const int from = at + (int)whole, low = min(max(from, 0), n - 1), high = min(max(from + 1, 0), n - 1);
+    return {low, high, part < 0.5f ? low : high, part};
 }
 
 // The smooth part at a point, trilinear: along k first, then j, then i.

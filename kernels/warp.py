@@ -54,8 +54,8 @@ def warp(
 ) -> Warped:
     """Push tissue away from lesions, in image and organ label.
 
-    What no lesion reaches keeps its bits. A voxel stays as it is where it, or what its new value would be made of, is not finite: voxels
-    within 5 of a NaN or an infinity. Fat beyond the organ's surface moves like the organ: that is what a bulge is. A structure that is
+    What no lesion reaches keeps its bits. A voxel stays as it is where it, or what its new value would be made of, is not finite: where it
+    samples within 5 voxels of a NaN or an infinity. Fat beyond the organ's surface moves like the organ: that is what a bulge is. A structure that is
     thinner than 3 voxels along an axis counts as noise and stays.
 
     Args:
@@ -170,17 +170,20 @@ class _Region(NamedTuple):
 
 
 def _regions(rows: list[list[float]], shape: Sequence[int], spacing: list[float], origin_vox: Sequence[int]) -> Iterator[_Region]:
-    """The box of each lesion, where it lies over the array. Where boxes overlap, both yield the same voxels, with the same result."""
+    """The box of each lesion, where it lies over the array. Where boxes overlap, both yield the same voxels, with the same result.
+
+    A lesion moves what it reaches towards its own centre, hence within its box; only others can move it out, by what they move at most.
+    """
     boxes: dict[int, list[tuple[int, int]]] = {}
     for slot, (*centre, _, push, reach_mm) in enumerate(rows):
         far = [(c - first, reach_mm / mm) for c, first, mm in zip(centre, origin_vox, spacing, strict=True)]
-        box = [(max(0, int(max(c - r, 0.0))), int(min(max(c + r + 2.0, 0.0), n))) for (c, r), n in zip(far, shape, strict=True)]
+        box = [(max(0, math.ceil(c - r)), min(n, math.floor(c + r) + 1)) for (c, r), n in zip(far, shape, strict=True)]
         if push > 0.0 and all(start < end for start, end in box):
             boxes[slot] = box
-    for box in boxes.values():
+    for own, box in boxes.items():
         slots = [slot for slot, other in boxes.items() if all(a < d and c < b for (a, b), (c, d) in zip(box, other, strict=True))]
-        farthest_mm = FARTHEST * sum(rows[slot][4] * rows[slot][5] for slot in slots)
-        more = [int(farthest_mm / mm) + 2 for mm in spacing]
+        farthest_mm = FARTHEST * sum(rows[slot][4] * rows[slot][5] for slot in slots if slot != own)
+        more = [math.ceil(farthest_mm / mm) + 1 for mm in spacing]
         sampled = [(max(0, start - m), min(n, end + m)) for (start, end), m, n in zip(box, more, shape, strict=True)]
         yield _Region(box, sampled, slots)
 
@@ -198,15 +201,15 @@ def _warp_region(
     """Warp a region of a batch, into `out`."""
     inside = (slice(None), *(slice(start, end) for start, end in region.voxels))
     sampled = (slice(None), *(slice(start, end) for start, end in region.sampled))
-    moved = _displacement(table, region, spacing, origin_vox)
+    ways = [_along(shift, region, axis) for axis, shift in enumerate(_displacement(table, region, spacing, origin_vox))]
     smooth, old, labels = _smooth(image, region.sampled), image[inside], label[inside]
     here = smooth[(slice(None), *(slice(a - c, b - c) for (a, b), (c, _) in zip(region.voxels, region.sampled, strict=True)))]
-    change = _trilinear(smooth, moved, region) - here
+    change = _trilinear(smooth, ways).sub_(here)
     new = old.to(torch.promote_types(old.dtype, torch.float32)).add(change).to(old.dtype)
     amount = change.abs()
     out.image[inside] = torch.where((amount > 0) & (amount < torch.inf), new, old)
-    i, j, k = (_offsets((shift + 0.5).floor_(), region, axis) for axis, shift in enumerate(moved))
-    there = _gather(label[sampled], i + j + k)
+    i, j, k = (torch.where(way.part < 0.5, way.low, way.high) for way in ways)
+    there = _gather(label[sampled], (i + j).add_(k))
     movable = ((labels == 0) | (labels == organ_label)) & ((there == 0) | (there == organ_label))
     out.label[inside] = torch.where(movable, there, labels)
 
@@ -253,24 +256,33 @@ def _median_of_five(field: Tensor, axis: int) -> Tensor:
     return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), middle))
 
 
-def _trilinear(smooth: Tensor, moved: list[Tensor], region: _Region) -> Tensor:
-    """The smooth part at displaced positions, which are clamped to the array."""
-    below = [shift.floor() for shift in moved]
-    (i, j, k), (p, q, r) = ([_offsets(x + up, region, axis) for axis, x in enumerate(below)] for up in (0.0, 1.0))
-    of_i, of_j, of_k = (shift - x for shift, x in zip(moved, below, strict=True))
-    lines = []
-    for row in (i + j, i + q, p + j, p + q):
-        first, second = _gather(smooth, row + k), _gather(smooth, row + r)
-        lines.append(second.sub_(first).mul_(of_k).add_(first))
-    planes = [second.sub_(first).mul_(of_j).add_(first) for first, second in (lines[:2], lines[2:])]
-    return planes[1].sub_(planes[0]).mul_(of_i).add_(planes[0])
+class _Along(NamedTuple):
+    """Where a voxel samples along one axis: offsets, in what may be sampled, of the two voxels beside that point; its way between."""
+
+    low: Tensor
+    high: Tensor
+    part: Tensor
 
 
-def _offsets(shift: Tensor, region: _Region, axis: int) -> Tensor:
-    """Offset along an axis, within what may be sampled, of the voxel that lies so many voxels away; clamped, thus to the array."""
+def _along(shift: Tensor, region: _Region, axis: int) -> _Along:
+    """Offsets of displaced positions, clamped to what may be sampled: to the array, as nothing lies beyond it otherwise."""
     (start, end), (first, last) = region.voxels[axis], region.sampled[axis]
     at = torch.arange(start - first, end - first, device=shift.device).view([-1 if dim == axis else 1 for dim in range(3)])
-    return (shift.to(torch.int64) + at).clamp_(0, last - first - 1).mul_(math.prod(b - a for a, b in region.sampled[axis + 1 :]))
+    stride, whole = math.prod(b - a for a, b in region.sampled[axis + 1 :]), shift.floor()
+    low = whole.to(torch.int64).add_(at)
+    high = (low + 1).clamp_(0, last - first - 1).mul_(stride)
+    return _Along(low.clamp_(0, last - first - 1).mul_(stride), high, shift.sub_(whole))
+
+
+def _trilinear(smooth: Tensor, ways: list[_Along]) -> Tensor:
+    """The smooth part at displaced positions: along k first, then j, then i."""
+    of_i, of_j, of_k = ways
+    lines = []
+    for row in (of_i.low + of_j.low, of_i.low + of_j.high, of_i.high + of_j.low, of_i.high + of_j.high):
+        first, second = _gather(smooth, row + of_k.low), _gather(smooth, row.add_(of_k.high))
+        lines.append(second.sub_(first).mul_(of_k.part).add_(first))
+    planes = [second.sub_(first).mul_(of_j.part).add_(first) for first, second in (lines[:2], lines[2:])]
+    return planes[1].sub_(planes[0]).mul_(of_i.part).add_(planes[0])
 
 
 def _gather(field: Tensor, offset: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ MUTANTS = {
     "philox": ("rng.cuh", "round < 10", "round < 9"),
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
     "warp barrier": ("warp.cu", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
-    "warp neighbour": ("warp.cu", "max(low + 1, 0)", "max(low + 2, 0)"),
+    "warp neighbour": ("warp.cu", "max(from + 1, 0)", "max(from + 2, 0)"),
 }  # fmt: skip
 
 
