@@ -152,7 +152,7 @@ __device__ float interpolated(const float* smooth, const Grid& grid, long long s
 
 // Blocks as above; a thread walks the tile's eight voxels along i. `out` and `out_label` hold image and label before; only what moves is written.
 // Bytes, near a lesion: 8 · 4 of the smooth part from cache, image and label read and written; operations: 20 a listed lesion, and 80.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
 warp_kernel(void* out, void* out_label, const float* smooth, const float* table, const void* image, const void* label, int kind, int label_kind,
             long long organ, int slots, int n_i, int n_j, int n_k, int origin_i, int origin_j, int origin_k, float mm_i, float mm_j, float mm_k) {
     const Grid grid = {n_i, n_j, n_k, origin_i, origin_j, origin_k, mm_i, mm_j, mm_k};

@@ -55,8 +55,8 @@ def warp(
     """Push tissue away from lesions, in image and organ label.
 
     What no lesion reaches keeps its bits. A voxel stays as it is where it, or what its new value would be made of, is not finite: where it
-    samples within 5 voxels of a NaN or an infinity. Fat beyond the organ's surface moves like the organ: that is what a bulge is. A structure that is
-    thinner than 3 voxels along an axis counts as noise and stays.
+    samples within 5 voxels of a NaN or an infinity. Fat beyond the organ's surface moves like the organ: that is what a bulge is. A
+    structure that is thinner than 3 voxels along an axis counts as noise and stays.
 
     Args:
         image: HU, any floating type.
