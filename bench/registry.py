@@ -10,15 +10,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpu_synth import presets
+from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.bench import settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
-from gpu_synth.kernels import blend, edge, gaussian, placement, plan, rng, shape, texture, tissue
+from gpu_synth.kernels import blend, edge, gaussian, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
 from gpu_synth.kernels._cells import Box
+from gpu_synth.lesion_plan import LesionPlan
+from gpu_synth.lesion_preset import LIVER, lesion_table
 from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
+WARP_RADIUS_MM, WARP_STRENGTH = 8.0, 30.0
 SYNTHESIS_TESTS = ("test_identity.py",)
 PUBLISHED_TESTS = ("bench/test_published.py",)
 
@@ -125,6 +128,57 @@ def _tissue(device: torch.device, setting: Setting) -> Case:
     return Case(lambda: tissue.tissue(image, label, ORGAN, SPACING_MM, backend=_backend(setting)), (image, label))
 
 
+def _warp(device: torch.device, setting: Setting) -> Case:
+    image, label = (x[:, 0] for x in patches(device, setting))
+    image = image + 12.0 * torch.randn(image.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    quarters = [(0.25, 0.25, 0.25), (0.75, 0.25, 0.5), (0.25, 0.75, 0.75), (0.75, 0.75, 0.5)]
+    centre = (torch.tensor(quarters) * torch.tensor(setting.whole_vox)).expand(setting.samples, -1, -1).to(device)
+    radius = torch.full(centre.shape[:2], WARP_RADIUS_MM, device=device)
+    lesions = (centre, radius, torch.full_like(radius, WARP_STRENGTH), torch.ones_like(radius, dtype=torch.bool))
+    return Case(lambda: warp.warp(image, label, *lesions, ORGAN, SPACING_MM, backend=_backend(setting)), (image, label, *lesions))
+
+
+class LesionCase(NamedTuple):
+    """Patches that are all organ, and lesions of preset "liver" in them."""
+
+    image: Tensor
+    label: Tensor
+    plan: LesionPlan
+
+
+def _lesion_case(device: torch.device, setting: Setting) -> LesionCase:
+    image, label = patches(device, setting)
+    drawn = TumorSynthesizer("liver", prob=1.0, seed=SEED, backend=_backend(setting)).plan(
+        image, label, SPACING_MM, uid=_uids(device, setting)
+    )
+    assert isinstance(drawn, LesionPlan)
+    return LesionCase(image[:, 0], label[:, 0], drawn)
+
+
+def _traits(device: torch.device, setting: Setting) -> Case:
+    table, uid = lesion_table(LIVER, 1.0, device), _uids(device, setting)
+    hu = torch.full((setting.samples,), ORGAN_HU, device=device)
+    return Case(lambda: traits.traits(*table, LIVER.count[1], SEED, uid, hu, hu / 10.0, _backend(setting)), (*table, uid, hu))
+
+
+def _sites(device: torch.device, setting: Setting) -> Case:
+    _, label, drawn = _lesion_case(device, setting)
+    reach, vessel = drawn.lesion[..., traits.Trait.RADIUS].contiguous(), torch.zeros_like(label)
+    rest = (LIVER.apart_mm, SPACING_MM, ORGAN, TUMOUR, SEED, _uids(device, setting), _backend(setting))
+    return Case(lambda: sites.sites(label, vessel, reach, drawn.active, *rest), (label, vessel, reach, drawn.active))
+
+
+def _lesion(device: torch.device, setting: Setting) -> Case:
+    image, label, drawn = _lesion_case(device, setting)
+    lesions = (drawn.centre_vox, drawn.lesion, drawn.active, SEED, _uids(device, setting))
+
+    def run() -> tuple[Tensor, Tensor]:
+        lesion.paint_(image, label, *lesions, SPACING_MM, (0, 0, 0), ORGAN, ORGAN, _backend(setting))  # see _blend
+        return image, label
+
+    return Case(run, (image, label, *lesions))
+
+
 def _family(name: str, what: str, rows: Rows, make: Callable[[torch.device, Setting], Case]) -> Operation:
     return Operation(name, what, (f"kernels/test_{name}.py",), rows, make)
 
@@ -163,7 +217,12 @@ OPERATIONS = (
     _family("texture", "statistics and texture, fresh", settings.fields, _texture),
     _family("blend", "float32 image", settings.fields, _blend),
     _family("tissue", "HU, noise and vessels, float32 image", settings.fields, _tissue),
+    _family("warp", "4 lesions of 8 mm, float32 image", settings.fields, _warp),
+    _family("traits", "6 lesions a sample", settings.scalars, _traits),
+    _family("sites", "6 lesions a sample", settings.fields, _sites),
+    _family("lesion", "preset liver, float32 image", settings.fields, _lesion),
     Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
+    Operation("synthesis-liver", "plan and render, all organ, preset liver", ("test_lesion_model.py",), settings.liver, synthesis.liver),
     Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
     Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),
     Operation("volume", "the same, lesions per volume kept", SYNTHESIS_TESTS, settings.volume, synthesis.volume),

@@ -34,6 +34,11 @@ def synthesis(device: torch.device, full: bool) -> list[Setting]:
     return [Setting(name, b, n, *mode) for mode in modes(device) for n in edges for b in batches for name in CLASSES]
 
 
+def liver(device: torch.device, full: bool) -> list[Setting]:
+    """The full lesion model, each backend: one patch on a host, 16 on CUDA."""
+    return [Setting(ALL, _many(device), 96, backend, False) for backend in backends(device)]
+
+
 def one_core(device: torch.device, full: bool) -> list[Setting]:
     """A patch of all classes, on a host."""
     return [Setting(ALL, 1, 96, "torch", False)] if device.type == "cpu" else []

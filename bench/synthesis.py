@@ -32,6 +32,19 @@ def whole(device: torch.device, setting: Setting, threads: int | None = None, **
     return Case(run, (image, label), threads=threads)
 
 
+def liver(device: torch.device, setting: Setting) -> Case:
+    """The full lesion model: patches with noise, for its statistics."""
+    image, label = patches(device, setting)
+    image = image + 12.0 * torch.randn(image.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    synth = TumorSynthesizer("liver", prob=1.0, seed=SEED, backend=setting.backend or "auto")
+
+    def run() -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = synth(image, label, SPACING_MM)
+        return out
+
+    return Case(run, (image, label))
+
+
 def one_core(device: torch.device, setting: Setting) -> Case:
     """The whole, by one host thread."""
     return whole(device, setting, threads=1)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._cached import kept
+from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.plan import TumorPlan
 from gpu_synth.plan_base import Spacing
+from gpu_synth.presets import Preset
 from gpu_synth.render import Lesions
 
 Make = Callable[[Tensor, Tensor], tuple[TumorPlan, list[Lesions]]]  # label, uid → what is to be blended in
@@ -67,6 +69,17 @@ class Replays:
     def __reduce__(self) -> tuple[type["Replays"], tuple[int]]:
         """A graph lives where it was captured: what is pickled has none."""
         return Replays, (self._most,)
+
+
+def replays_for(preset: Preset | LesionPreset) -> Replays:
+    """Graphs of a preset's synthesis.
+
+    Raises:
+        ValueError: Its lesions depend on the image, of which no graph holds a copy.
+    """
+    if isinstance(preset, LesionPreset):
+        raise ValueError(f"graph must be False for preset {preset.name!r}, whose lesions depend on the image, got True")
+    return Replays()
 
 
 def _capture(make: Make, label: Tensor, uid: Tensor) -> _Captured:

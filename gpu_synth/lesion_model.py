@@ -10,6 +10,7 @@ from gpu_synth.kernels.lesion import paint_
 from gpu_synth.kernels.sites import sites
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.kernels.traits import Trait, traits
+from gpu_synth.kernels.warp import warp
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset, lesion_table
 from gpu_synth.plan_base import Spacing
@@ -59,12 +60,19 @@ def _sample(
 def render_lesions(
     image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, tumor_label: int, backend: str
 ) -> Render:
-    """Render a plan into healthy images; arguments are checked by `TumorSynthesizer.render`."""
-    new_image, new_label = (x.clone(memory_format=torch.contiguous_format) for x in (image, label))
-    numbers = []
+    """Mass effect ▶ lesions, in copies of healthy images; arguments are checked by `TumorSynthesizer.render`."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    numbers: list[Tensor] = []
     with full_precision(image.device, backend):
         for rows in together(plan.spacing_mm, backend, image.device):
             part = plan[rows]
-            lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, part.spacing_mm[0])
-            numbers.append(paint_(new_image[rows, 0], new_label[rows, 0], *lesions, origin_vox, organ_label, tumor_label, backend).number)
-    return Render(new_image, new_label, torch.cat(numbers)[:, None], plan, image)
+            spacing_mm, push = part.spacing_mm[0], part.lesion[..., Trait.PUSH]
+            moved = (part.centre_vox, part.lesion[..., Trait.RADIUS], push, part.active & (push > 0))
+            new_image, new_label = warp(image[rows, 0], label[rows, 0], *moved, organ_label, spacing_mm, origin_vox, backend)
+            lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
+            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend)
+            for parts, new in zip((images, labels, numbers), (new_image, new_label, painted.number), strict=True):
+                parts.append(new)
+    new_images, new_labels, number = (torch.cat(parts)[:, None] for parts in (images, labels, numbers))
+    return Render(new_images, new_labels, number, plan, image)

@@ -24,6 +24,7 @@ NAMES = {
     "texture_mm": Trait.TEXTURE_MM,
     "speck_hu": Trait.SPECK,
     "edge_sigma_mm": Trait.EDGE,
+    "mass_effect": Trait.PUSH,
 }
 
 
@@ -81,8 +82,8 @@ class LesionPlan(Plan):
         """List what was asked for: one plain dict a lesion. Reads the device.
 
         Returns:
-            Dicts with `uid`, `lesion` (its number in `Render.instances`), `kind`, `centre_vox`, `semi_axes_mm`, `organ_hu`, `noise_hu`, and the
-            traits by name: `radius_mm` (of the ball of as much volume), `contrast_hu`, `core_hu`, `rim_hu`, `edge_sigma_mm`, …
+            Dicts with `uid`, `lesion` (its number in `Render.instances`), `kind`, `centre_vox`, `semi_axes_mm`, `organ_hu`, `noise_hu`, and
+            the traits by name: `radius_mm` (of the ball of as much volume), `contrast_hu`, `core_hu`, `rim_hu`, `edge_sigma_mm`, …
         """
         uid, centre, lesion = self.uid.tolist(), self.centre_vox.tolist(), self.lesion.tolist()
         organ_hu, noise_hu = self.organ_hu.tolist(), self.noise_hu.tolist()

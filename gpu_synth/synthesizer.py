@@ -10,7 +10,7 @@ from torch import Tensor
 from gpu_synth import presets
 from gpu_synth.checks import check_images, check_options, check_plan, check_seed, check_spacing, check_uid
 from gpu_synth.counting import CountingModule
-from gpu_synth.graph import Replays
+from gpu_synth.graph import replays_for
 from gpu_synth.kernels._launch import compile_all, resolve
 from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
@@ -61,9 +61,8 @@ class TumorSynthesizer(CountingModule):
         super().__init__(presets.get(preset, **overrides), check_seed(seed))
         check_options(prob, backend, scope, organ_label, tumor_label, graph)
         compile_all(backend)
-        self.backend, self.prob, self.scope = backend, float(prob), scope
-        self.organ_label, self.tumor_label = organ_label, tumor_label
-        self.replays = Replays() if graph else None
+        self.backend, self.prob, self.scope, self.organ_label, self.tumor_label = backend, float(prob), scope, organ_label, tumor_label
+        self.replays = replays_for(self.preset) if graph else None
         self.recipe = recipe_of(self)
 
     def forward(
@@ -104,12 +103,11 @@ class TumorSynthesizer(CountingModule):
     def sample_plan(self, image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> Plan:
         """Draw a plan, its arguments unchecked."""
         backend = resolve(self.backend, label.device)
-        preset = self.preset
-        if isinstance(preset, LesionPreset):
-            return sample_lesions(self, preset, image, label, spacing, uid, backend)
+        if isinstance(self.preset, LesionPreset):
+            return sample_lesions(self, self.preset, image, label, spacing, uid, backend)
         with full_precision(label.device, backend):
             runs = together(spacing, backend, label.device)
-            return TumorPlan.cat([self._sample(preset, label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
+            return TumorPlan.cat([self._sample(self.preset, label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
 
     def _sample(self, preset: Preset, label: Tensor, spacing_mm: tuple[Spacing, ...], uid: Tensor, backend: str) -> TumorPlan:
         """Plan samples of one spacing."""
@@ -117,12 +115,10 @@ class TumorSynthesizer(CountingModule):
         site = Site(self.organ_label, self.tumor_label, margin_vox(preset.erosion_mm, spacing_mm[0]), preset.axial_axis)
         centre_vox, possible = place(label, site, on_device(preset.extent, uid.device), sum(slots), self.seed, uid, backend)
         draws = draw(*parameter_table(preset, self.prob, uid.device), slots, self.seed, uid, possible, backend)
-
         whole_vox = (label.shape[1], label.shape[2], label.shape[3])
         field = texture_field(self.seed, uid, whole_vox, spacing_mm[0], draws.density_sigma_mm, draws.grain_sigma_mm, bounds)
         drawn = (draws.density_scale, draws.density_offset, draws.texture_gain)
         norm, texture_gain = statistics(field, *drawn, preset.texture_threshold, backend)
-
         return TumorPlan(
             seed=self.seed,
             scope=self.scope,
@@ -151,5 +147,4 @@ class TumorSynthesizer(CountingModule):
             ValueError: The plan does not belong to these images.
         """
         check_images(image, label, self.organ_label, self.tumor_label)
-        origin = check_plan(plan, image, origin_vox)
-        return render_plan(self, image.as_subclass(Tensor), label.as_subclass(Tensor), plan, origin)
+        return render_plan(self, image.as_subclass(Tensor), label.as_subclass(Tensor), plan, check_plan(plan, image, origin_vox))

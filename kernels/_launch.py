@@ -126,7 +126,7 @@ def label_kind(dtype: torch.dtype) -> np.int32:
 
 
 def image_kind(dtype: torch.dtype) -> np.int32:
-    """Number by which blend.cu knows a floating type."""
+    """Number by which images.cuh knows a floating type."""
     return np.int32(_IMAGE_KINDS[dtype])
 
 
@@ -177,7 +177,7 @@ def _check(family: str, kernel: str, arguments: Sequence[object]) -> torch.devic
 
 
 _POINTERS = {
-    "float": torch.float32, "float4": torch.float32, "int": torch.int32, "long long": torch.int64, "short": torch.int16,
+    "float": torch.float32, "int": torch.int32, "long long": torch.int64, "short": torch.int16,
     "unsigned short": torch.uint16, "unsigned char": torch.uint8, "bool": torch.bool, "void": None
 }  # fmt: skip
 
@@ -191,7 +191,7 @@ def _parameters(family: str, kernel: str) -> tuple[tuple[str, torch.dtype | None
     found = []
     for parameter in declared[1].split(","):
         kind, name = re.fullmatch(r"\s*(?:const )?(.+?[ *]+)(\w+)\s*", parameter, re.DOTALL).groups()  # type: ignore[union-attr]
-        found.append((name, _POINTERS[kind.replace("*", "").strip()] if "*" in kind else None))
+        found.append((name, _POINTERS[kind.replace("*", "").strip().rstrip("234")] if "*" in kind else None))
     return tuple(found)
 
 

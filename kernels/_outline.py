@@ -52,9 +52,15 @@ def radius_at(
 def _octave(waves: Tensor, direction: Tensor, octave: int) -> Tensor:
     """Eight waves of one octave, of variance 1."""
     some = waves[..., octave * OF_OCTAVE : (octave + 1) * OF_OCTAVE, :]
-    angle = torch.matmul(direction, HALF_TURNS[octave] * some[..., :3].transpose(-1, -2)) + some[..., None, :, 3]
+    angle = HALF_TURNS[octave] * _along(direction, some) + some[..., None, :, 3]
     total: Tensor = (angle * math.pi).cos().sum(-1)
     return total.mul(math.sqrt(2.0 / OF_OCTAVE))
+
+
+def _along(point: Tensor, waves: Tensor) -> Tensor:
+    """Scalar products of all points with all wave vectors, one component after the other: the same bits in any batch."""
+    x, y, z = (point[..., n, None] * waves[..., None, :, n] for n in range(3))
+    return x.add_(y).add_(z)
 
 
 def texture_at(waves: Float[Tensor, "... waves 4"], offset: Float[Tensor, "... n 3"]) -> Float[Tensor, "... n"]:
@@ -65,7 +71,7 @@ def texture_at(waves: Float[Tensor, "... waves 4"], offset: Float[Tensor, "... n
         offset: Positions relative to its centre, in wavelengths of its texture times √3 (components are at most 1).
     """
     some = waves[..., OUTLINE_WAVES:, :]
-    angle = torch.matmul(offset, 2.0 * some[..., :3].transpose(-1, -2)) + some[..., None, :, 3]
+    angle = 2.0 * _along(offset, some) + some[..., None, :, 3]
     total: Tensor = (angle * math.pi).cos().sum(-1)
     return total.mul(math.sqrt(2.0 / TEXTURE_WAVES))
 

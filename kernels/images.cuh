@@ -27,12 +27,21 @@ __device__ __forceinline__ unsigned short to_bfloat16(float value) {
 }
 
 // A voxel's value as a float; a double is rounded to the nearest.
-__device__ __forceinline__ float read_image(const void* image, long long at, int kind) {
+__device__ __forceinline__ float read_voxel(const void* image, long long at, int kind) {
     switch (kind) {
         case FLOAT32: return ((const float*)image)[at];
         case FLOAT16: return from_half(((const unsigned short*)image)[at]);
         case BFLOAT16: return from_bfloat16(((const unsigned short*)image)[at]);
         default: return (float)((const double*)image)[at];
+    }
+}
+
+__device__ __forceinline__ void write_voxel(void* image, long long at, int kind, float value) {
+    switch (kind) {
+        case FLOAT32: ((float*)image)[at] = value; return;
+        case FLOAT16: ((unsigned short*)image)[at] = to_half(value); return;
+        case BFLOAT16: ((unsigned short*)image)[at] = to_bfloat16(value); return;
+        default: ((double*)image)[at] = (double)value; return;
     }
 }
 

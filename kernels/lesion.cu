@@ -4,6 +4,7 @@
 #include "outline.cuh"
 
 constexpr int ACROSS_J = 8, ACROSS_K = 32, THREADS = ACROSS_J * ACROSS_K;
+constexpr int WAVES = OUTLINE_WAVES + TEXTURE_WAVES;
 constexpr int LISTED = 8;  // lesions worked on at a time
 constexpr float FAR_SIGMAS = 4.0f, RIM_AT = 0.88f, RIM_WIDTH = 0.10f, CORE_WIDTH = 0.12f, SPECK_SCALE = 0.4f, SPECK_WIDTH = 0.4f;
 

@@ -7,6 +7,7 @@ is painted as the whole would be, and the scan's own noise and grain remain.
 Cost: 24 waves for the outline and 12 for the texture a voxel in reach of a lesion; image and label are read and written once.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -137,10 +138,11 @@ def _box(row: Tensor, centre_vox: Tensor, active: Tensor, spacing_mm: Sequence[f
         return [(0, n) for n in label.shape[1:]]
     values = row.tolist()
     far = max(values[Trait.AXES : Trait.AXES + 3]) * values[Trait.REACH] + FAR_SIGMAS * values[Trait.EDGE] if active else -1.0
-    return [
-        (min(n, max(0, int(at - far / spacing))), min(n, max(0, int(at + far / spacing) + 2)))
-        for at, spacing, n in zip(centre_vox.tolist(), spacing_mm, label.shape[1:], strict=True)
-    ]
+    ends = []
+    for at, spacing, n in zip(centre_vox.tolist(), spacing_mm, label.shape[1:], strict=True):
+        start = min(n, max(0, math.floor(at - far / spacing)))
+        ends.append((start, max(start, min(n, math.ceil(at + far / spacing) + 1))))
+    return ends
 
 
 def _offsets(box: list[tuple[int, int]], centre_vox: Tensor, spacing_mm: Sequence[float]) -> Float[Tensor, "i j k 3"]:

@@ -40,7 +40,7 @@ count_kernel(int* counts, const void* image, const void* label, int image_kind, 
     const long long start = blockIdx.y * voxels;
     tally(counts, voxels, [=](long long voxel) {
         if (read_label(label, start + voxel, label_kind) != organ) return -1;
-        const float value = read_image(image, start + voxel, image_kind);
+        const float value = read_voxel(image, start + voxel, image_kind);
         return isfinite(value) ? __float2int_rn(clamp_hu(value)) - HU_FIRST : -1;
     });
 }
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 field_kernel(short* field, const void* image, const void* label, const int* organ_quarters, int image_kind, int label_kind, long long organ, long long voxels) {
     const long long voxel = blockIdx.x * (long long)THREADS + threadIdx.x, at = blockIdx.y * voxels + voxel;
     if (voxel >= voxels) return;
-    const float value = read_image(image, at, image_kind);
+    const float value = read_voxel(image, at, image_kind);
     const bool known = read_label(label, at, label_kind) == organ && isfinite(value);
     const int quarters = known ? __float2int_rn(4.0f * clamp_hu(value)) - organ_quarters[blockIdx.y] : 0;
     field[at] = known ? (short)min(max(quarters, -FIELD_MOST), FIELD_MOST) : UNKNOWN;

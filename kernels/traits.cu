@@ -5,14 +5,14 @@ constexpr int THREADS = 64;
 
 // Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind and Word in kernels/traits.py.
 enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_LOBULATION = 7, SCAN_SPICULATION = 9, SCAN_TEXTURE_MM = 11, EDGE_SHARE = 13,
-       EDGE_MM = 14, CNR_FLOOR = 16, ORGAN_HU = 17, SIZE_END = 18, SIZE_MM = 22 };
+       EDGE_MM = 14, CNR_FLOOR = 16, ORGAN_HU = 17, SIZE_END = 18, SIZE_MM = 22, MASS_EFFECT = 27 };
 enum { END = 0, TARGET = 1, KIND_BODY = 2, KIND_CORE = 4, KIND_CORE_SHARE = 6, KIND_RIM = 8, KIND_TEXTURE = 10, SPECK_HU = 12, KIND_SPECK_SHARE = 14, KIND_EDGE = 15,
        KIND_COLUMNS = 16 };
 enum { W_SIZE_BIN, W_SIZE, W_AXES, W_ROTATION = 4, W_IRREGULARITY = 7, W_LOBULATION, W_SPICULATION, W_KIND, W_BODY, W_CORE, W_CORE_SHARE, W_RIM, W_TEXTURE,
-       W_TEXTURE_MM, W_SPECK };
+       W_TEXTURE_MM, W_SPECK, W_PUSH };
 
 // One lesion slot of one sample a block: blocks (slots, samples). A thread measures the outline in one of 64 directions, then one thread draws.
-// Bytes: 22 floats written a lesion; operations: 24 waves a thread, 5 blocks of Philox.
+// Bytes: 23 floats written a lesion; operations: 24 waves a thread, 5 blocks of Philox.
 extern "C" __global__ void __launch_bounds__(THREADS)
 traits_kernel(bool* altered, bool* active, float* lesions, const float* scan, const float* kinds, const float* directions, const long long* uids,
               const float* organ_hu, const float* noise_hu, unsigned long long seed, int kind_count) {
@@ -67,6 +67,7 @@ traits_kernel(bool* altered, bool* active, float* lesions, const float* scan, co
     out[SPECK_SHARE] = row[KIND_SPECK_SHARE];
     out[EDGE] = fminf(fmaxf(scan[EDGE_SHARE] * radius, scan[EDGE_MM]), scan[EDGE_MM + 1]) * row[KIND_EDGE];
     out[REACH] = 1.1f * reach[0];
+    out[PUSH] = within(W_PUSH, scan + MASS_EFFECT);
 
     const bool is_altered = to_uniform(philox(seed, uid, SCAN, 0, 0).word[0]) < scan[ALTER_PROB];
     const long long count = to_integer(philox(seed, uid, COUNT, 0, 0).word[0], (long long)scan[LESIONS], (long long)scan[LESIONS + 1]);

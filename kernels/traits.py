@@ -36,7 +36,8 @@ class Scan(IntEnum):
     ORGAN_HU = 17  # organs of fewer HU have contrast as if of these
     SIZE_END = 18  # running sum of the size bins' probabilities, four
     SIZE_MM = 22  # their five ends
-    COLUMNS = 27
+    MASS_EFFECT = 27
+    COLUMNS = 29
 
 
 @unique
@@ -77,7 +78,8 @@ class Trait(IntEnum):
     SPECK_SHARE = 19
     EDGE = 20
     REACH = 21  # of the outline, in semi-axes
-    COLUMNS = 22
+    PUSH = 22  # strength of the mass effect, percent
+    COLUMNS = 23
 
 
 class Traits(NamedTuple):
@@ -110,7 +112,8 @@ class Word(IntEnum):
     TEXTURE = 15
     TEXTURE_MM = 16
     SPECK = 17
-    WORDS = 18
+    PUSH = 18
+    WORDS = 19
 
 
 def traits(
@@ -150,7 +153,7 @@ def _traits_cuda(scan_row: Tensor, kind_rows: Tensor, slots: int, seed: int, uid
 
 
 def traits_torch(scan_row: Tensor, kind_rows: Tensor, slots: int, seed: int, uid: Tensor, organ_hu: Tensor, noise_hu: Tensor) -> Traits:
-    """Twin of the kernel."""
+    """Twin of the kernel; what has a rounding of its own in every library is in float64, so that a lesion is the same in any batch."""
     word = words(seed, uid, Purpose.TRAIT, slots, Word.WORDS)
     row = kind_rows[(to_uniform(word[..., Word.KIND, None]) >= kind_rows[:-1, Kind.END]).sum(-1)]  # (b, slots, columns)
     lesion = torch.zeros(len(uid), slots, Trait.COLUMNS, dtype=torch.float32, device=uid.device)
@@ -165,7 +168,7 @@ def traits_torch(scan_row: Tensor, kind_rows: Tensor, slots: int, seed: int, uid
     for trait, which, column in _OF_SCAN:
         lesion[..., trait] = of_scan(which, column)
     lesion[..., Trait.ROTATION : Trait.ROTATION + 4] = _rotation(word[..., Word.ROTATION : Word.ROTATION + 3])
-    lesion[..., Trait.AXES : Trait.AXES + 3], lesion[..., Trait.REACH] = _axes(word, scan_row, lesion, waves(seed, uid, slots))
+    lesion[..., Trait.AXES : Trait.AXES + 3], lesion[..., Trait.REACH] = _axes(word, scan_row, lesion, waves(seed, uid, slots).double())
     lesion[..., Trait.KIND] = (to_uniform(word[..., Word.KIND, None]) >= kind_rows[:-1, Kind.END]).sum(-1).to(torch.float32)
 
     organ = organ_hu.clamp_min(scan_row[Scan.ORGAN_HU])[:, None]
@@ -193,6 +196,7 @@ _OF_SCAN = (
     (Trait.LOBULATION, Word.LOBULATION, Scan.LOBULATION),
     (Trait.SPICULATION, Word.SPICULATION, Scan.SPICULATION),
     (Trait.TEXTURE_MM, Word.TEXTURE_MM, Scan.TEXTURE_MM),
+    (Trait.PUSH, Word.PUSH, Scan.MASS_EFFECT),
 )
 
 
@@ -200,22 +204,23 @@ def _radius(word: Tensor, scan_row: Tensor) -> Float[Tensor, "b slots"]:
     """A size bin, then log-uniform within it."""
     size = (to_uniform(word[..., Word.SIZE_BIN, None]) >= scan_row[Scan.SIZE_END : Scan.SIZE_END + 3]).sum(-1)
     low, high = scan_row[Scan.SIZE_MM + size], scan_row[Scan.SIZE_MM + 1 + size]
-    return low * ((high / low).log() * to_uniform(word[..., Word.SIZE])).exp()
+    return (low.double() * (high.double() / low).pow(to_uniform(word[..., Word.SIZE]).double())).to(torch.float32)
 
 
 def _axes(word: Tensor, scan_row: Tensor, lesion: Tensor, wave: Tensor) -> tuple[Float[Tensor, "b slots 3"], Float[Tensor, "b slots"]]:
     """Semi-axes of the ellipsoid whose bent outline encloses the volume of the ball of the lesion's radius, and how far it reaches."""
     ratio = [to_uniform(word[..., Word.AXES + n], scan_row[Scan.AXIS_RATIO], scan_row[Scan.AXIS_RATIO + 1]) for n in range(2)]
     axes = torch.stack((torch.ones_like(ratio[0]), *ratio), -1)
-    outline, unbounded = lesion[..., Trait.IRREGULARITY : Trait.IRREGULARITY + 3], torch.full_like(ratio[0], torch.inf)
-    reach = radius_at(wave, directions(str(word.device)), outline, unbounded)
+    outline = lesion[..., Trait.IRREGULARITY : Trait.IRREGULARITY + 3].double()
+    unbounded = torch.full_like(outline[..., 0], torch.inf)
+    reach = radius_at(wave, directions(str(word.device)).double(), outline, unbounded)
     scale = lesion[..., Trait.RADIUS] / ((reach**3).mean(-1) * axes.prod(-1)) ** (1.0 / 3.0)
-    return axes * scale[..., None], REACH_MARGIN * reach.amax(-1)
+    return (axes * scale[..., None]).to(torch.float32), (REACH_MARGIN * reach.amax(-1)).to(torch.float32)
 
 
 def _rotation(word: Tensor) -> Float[Tensor, "b slots 4"]:
     """Turn three words into a uniform rotation (Shoemake), as a quaternion."""
-    u, angle = to_uniform(word[..., 0]), 2.0 * torch.pi * to_uniform(word[..., 1:])
+    u, angle = to_uniform(word[..., 0]).double(), 2.0 * torch.pi * to_uniform(word[..., 1:]).double()
     near, far = (1.0 - u).sqrt(), u.sqrt()
     first, second = angle.unbind(-1)
-    return torch.stack((far * second.cos(), near * first.sin(), near * first.cos(), far * second.sin()), -1)
+    return torch.stack((far * second.cos(), near * first.sin(), near * first.cos(), far * second.sin()), -1).to(torch.float32)

@@ -13,7 +13,7 @@ from gpu_synth import TumorSynthesizer
     ("arguments", "message"),
     [
         pytest.param(
-            {"preset": "liver-hu"}, "preset must be one of liver-hu2022, got 'liver-hu'; did you mean 'liver-hu2022'?", id="preset"
+            {"preset": "liver-hu"}, "preset must be one of liver-hu2022, liver, got 'liver-hu'; did you mean 'liver-hu2022'?", id="preset"
         ),
         pytest.param({"prob": 1.5}, "prob must be a number in [0, 1], got 1.5", id="prob-1.5"),
         pytest.param({"prob": -0.1}, "prob must be a number in [0, 1], got -0.1", id="prob-negative"),

@@ -86,7 +86,7 @@ def test_every_parameter_of_every_kernel_is_understood():
     for family, source in _launch.sources().items():
         for kernel in kernels_of(source):
             names = [name for name, _ in _launch._parameters(family, kernel)]
-            assert len(set(names)) == len(names) > 3
+            assert len(set(names)) == len(names) >= 3
 
 
 def test_a_compiler_that_fails_leaves_auto_with_torch(monkeypatch):

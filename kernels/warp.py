@@ -1,0 +1,291 @@
+"""Mass effect: lesions push the tissue around them outward; image and organ label move alike, the image's noise stays.
+
+A voxel x samples the point x + u(x). One lesion gives u = −s (1 − d/R)² (x − c) within R, the displacements of several add up. Its
+Jacobian is symmetric with the eigenvalues −s (1 − d/R)², twice, and −s (1 − d/R)(1 − 3 d/R), which is never below the former. So as long
+as Σ s (1 − d/R)² ≤ `COMPRESSION` < 1 everywhere, I + ∂u is symmetric and positive definite: the map is the gradient of a strictly convex
+function, hence one to one, with a determinant of at least (1 − COMPRESSION)³; and what lies within reach of lesions stays within. One
+lesion of strength s has the least determinant (1 − s)³, in its centre: 0.343 as published. Where lesions overlap, `lesion_table` cuts their
+strengths so that the bound holds.
+
+Interpolation at the new positions would smooth noise away: in a lesion of 10 to 40 mm, trilinear leaves 0.3 of white noise's power
+between ¾ and 1 of Nyquist; the nearest voxel gives 1.2 to 1.4 of it between ¼ and ½. So only what a median keeps moves: the image gains
+S(x + u) − S(x), S being two passes of a median of five along i, j, k. Edges, ramps and vessels of five voxels are in S; grain is not, and
+stays. A Gaussian as S keeps the noise as well, but leaves half of every edge where it was.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gpu_synth.kernels import _host, _launch
+from gpu_synth.kernels.shape import TILE_VOX
+
+REACH = 1.3  # radii within which tissue moves
+COMPRESSION = 0.6  # our choice: two lesions of the published strength may share a centre, and nothing is squeezed beyond 0.4 of its length
+MOST_RADIUS_MM = 1e4
+HALO_VOX = 4  # what two medians of five reach
+FARTHEST = 4 / 27  # the largest of u (1 − u)²: what one lesion moves, as a share of strength and reach
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch gathers no other unsigned integers
+
+
+class Warped(NamedTuple):
+    """Image and label after the mass effect."""
+
+    image: Float[Tensor, "b i j k"]
+    label: Int[Tensor, "b i j k"]
+
+
+def warp(
+    image: Float[Tensor, "b i j k"],
+    label: Int[Tensor, "b i j k"],
+    centre_vox: Float[Tensor, "b slots 3"],
+    radius_mm: Float[Tensor, "b slots"],
+    strength: Float[Tensor, "b slots"],
+    active: Bool[Tensor, "b slots"],
+    organ_label: int,
+    spacing_mm: Sequence[float],
+    origin_vox: Sequence[int] = (0, 0, 0),
+    backend: str = "torch",
+) -> Warped:
+    """Push tissue away from lesions, in image and organ label.
+
+    What no lesion reaches keeps its bits. A voxel stays as it is where it, or what its new value would be made of, is not finite: where it
+    samples within 5 voxels of a NaN or an infinity. Fat beyond the organ's surface moves like the organ: that is what a bulge is. A
+    structure that is thinner than 3 voxels along an axis counts as noise and stays.
+
+    Args:
+        image: HU, any floating type.
+        label: Labels, any integer type; only organ and 0 take each other's place, and other numbers neither move nor are overwritten.
+        centre_vox: Lesion centres in the whole; they may lie outside the array.
+        radius_mm: Lesion radii; tissue moves within 1.3 of them.
+        strength: Percent by which tissue at the centre is stretched, 30 as published; 0 or less is none. Cut where lesions overlap.
+        active: Slots in use; so is no slot whose numbers are not finite.
+        organ_label: Number of the organ.
+        spacing_mm: Of the voxels, along i, j, k.
+        origin_vox: First voxel of the array in the whole.
+        backend: "torch" or "cupy".
+
+    Returns:
+        New tensors, of the types given.
+
+    Source: Hu et al. 2023 and facts on mass effect: output at x samples c + k (x − c), k = 1 − (I/100)(1 − d/R)², R = 1.3 r. The sum over
+        lesions, its limit, and noise that stays are ours.
+    """
+    run = _warp_cuda if backend == "cupy" else warp_torch
+    return run(image, label, centre_vox, radius_mm, strength, active, organ_label, spacing_mm, origin_vox)
+
+
+def _warp_cuda(
+    image: Tensor,
+    label: Tensor,
+    centre_vox: Tensor,
+    radius_mm: Tensor,
+    strength: Tensor,
+    active: Tensor,
+    organ_label: int,
+    spacing_mm: Sequence[float],
+    origin_vox: Sequence[int],
+) -> Warped:
+    image, label = image.contiguous(), label.contiguous()
+    out = Warped(image.clone(), label.clone())
+    (b, *shape), slots = image.shape, active.shape[1]
+    if slots == 0:
+        return out
+    lesions = [tensor.contiguous() for tensor in (centre_vox.float(), radius_mm.float(), strength.float(), active)]
+    table = torch.empty(b, slots, 6, dtype=torch.float32, device=image.device)
+    of_table: list[object] = [table, *lesions, np.int32(slots), *map(np.float64, spacing_mm)]
+    _launch.launch("warp", "table_kernel", (b, 1, 1), (256, 1, 1), of_table)
+    smooth = torch.empty(image.shape, dtype=torch.float32, device=image.device)  # written near lesions only, and read nowhere else
+    tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]
+    grid, kinds = (tiles[2], tiles[0] * tiles[1], b), [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
+    sizes: list[object] = [np.int32(slots), *map(np.int32, shape), *map(np.int32, origin_vox), *map(np.float32, spacing_mm)]
+    _launch.launch("warp", "smooth_kernel", grid, (256, 1, 1), [smooth, table, image, kinds[0], *sizes])
+    arguments: list[object] = [*out, smooth, table, image, label, *kinds, np.int64(organ_label), *sizes]
+    _launch.launch("warp", "warp_kernel", grid, (256, 1, 1), arguments)
+    return out
+
+
+def warp_torch(
+    image: Tensor,
+    label: Tensor,
+    centre_vox: Tensor,
+    radius_mm: Tensor,
+    strength: Tensor,
+    active: Tensor,
+    organ_label: int,
+    spacing_mm: Sequence[float],
+    origin_vox: Sequence[int],
+) -> Warped:
+    """Twin of the kernels."""
+    out, shape = Warped(image.clone(), label.clone()), image.shape[1:]
+    table = lesion_table(centre_vox, radius_mm, strength, active, spacing_mm)
+    spacing = [float(np.float32(mm)) for mm in spacing_mm]
+    if not _host.on_host(image.device):
+        everything = _Region([(0, n) for n in shape], [(0, n) for n in shape], list(range(table.shape[1])))
+        _warp_region(out, image, label, table, everything, organ_label, spacing, origin_vox)
+        return out
+    for sample, rows in enumerate(table.tolist()):
+        one = slice(sample, sample + 1)
+        for region in _regions(rows, shape, spacing, origin_vox):
+            _warp_region(Warped(*(x[one] for x in out)), image[one], label[one], table[one], region, organ_label, spacing, origin_vox)
+    return out
+
+
+def lesion_table(
+    centre_vox: Float[Tensor, "b slots 3"],
+    radius_mm: Float[Tensor, "b slots"],
+    strength: Float[Tensor, "b slots"],
+    active: Bool[Tensor, "b slots"],
+    spacing_mm: Sequence[float],
+) -> Float[Tensor, "b slots 6"]:
+    """Centre in voxels, 1 / reach, push, and reach in mm of each slot; the push is 0 where it is not in use.
+
+    The push is strength / 100, cut so that all of them together squeeze no tissue by more than `COMPRESSION`. Where lesions n and m both
+    reach a point, (1 − d_m / R_m) is at most q = min(1, (R_n + R_m − |c_n − c_m|) / R_m), so Σ_m s_m q² bounds the sum over all that
+    reach a point of n. Each push is divided by its bound over `COMPRESSION`, if that is more than one: the sum of what is left holds.
+    """
+    usable = active & centre_vox.isfinite().all(-1) & (radius_mm > 0) & (radius_mm <= MOST_RADIUS_MM) & strength.isfinite() & (strength > 0)
+    reach_mm = torch.where(usable, radius_mm.double() * REACH, 1.0)
+    push = torch.where(usable, strength.double() / 100.0, 0.0)
+    centre = torch.where(usable[..., None], centre_vox.float(), 0.0)
+    i, j, k = (centre[..., axis].double() * mm for axis, mm in enumerate(spacing_mm))
+    i, j, k = (x[:, :, None] - x[:, None] for x in (i, j, k))
+    overlap = (reach_mm[:, :, None] + reach_mm[:, None] - (i * i + j * j + k * k).sqrt()) / reach_mm[:, None]
+    load = (push[:, None] * overlap.clamp(0.0, 1.0) ** 2).sum(-1)
+    push = push * (COMPRESSION / load.clamp_min(COMPRESSION))
+    return torch.cat([centre, torch.stack([1.0 / reach_mm, push, reach_mm], -1).float()], -1)
+
+
+class _Region(NamedTuple):
+    """Voxels to be worked on, those that they may sample, both in the array as start and end, and the slots that reach the former."""
+
+    voxels: list[tuple[int, int]]
+    sampled: list[tuple[int, int]]
+    slots: list[int]
+
+
+def _regions(rows: list[list[float]], shape: Sequence[int], spacing: list[float], origin_vox: Sequence[int]) -> Iterator[_Region]:
+    """The box of each lesion, where it lies over the array. Where boxes overlap, both yield the same voxels, with the same result.
+
+    A lesion moves what it reaches towards its own centre, hence within its box; only others can move it out, by what they move at most.
+    """
+    boxes: dict[int, list[tuple[int, int]]] = {}
+    for slot, (*centre, _, push, reach_mm) in enumerate(rows):
+        far = [(c - first, reach_mm / mm) for c, first, mm in zip(centre, origin_vox, spacing, strict=True)]
+        box = [(max(0, math.ceil(c - r)), min(n, math.floor(c + r) + 1)) for (c, r), n in zip(far, shape, strict=True)]
+        if push > 0.0 and all(start < end for start, end in box):
+            boxes[slot] = box
+    for own, box in boxes.items():
+        slots = [slot for slot, other in boxes.items() if all(a < d and c < b for (a, b), (c, d) in zip(box, other, strict=True))]
+        farthest_mm = FARTHEST * sum(rows[slot][4] * rows[slot][5] for slot in slots if slot != own)
+        more = [math.ceil(farthest_mm / mm) + 1 for mm in spacing]
+        sampled = [(max(0, start - m), min(n, end + m)) for (start, end), m, n in zip(box, more, shape, strict=True)]
+        yield _Region(box, sampled, slots)
+
+
+def _warp_region(
+    out: Warped,
+    image: Tensor,
+    label: Tensor,
+    table: Tensor,
+    region: _Region,
+    organ_label: int,
+    spacing: list[float],
+    origin_vox: Sequence[int],
+) -> None:
+    """Warp a region of a batch, into `out`."""
+    inside = (slice(None), *(slice(start, end) for start, end in region.voxels))
+    sampled = (slice(None), *(slice(start, end) for start, end in region.sampled))
+    ways = [_along(shift, region, axis) for axis, shift in enumerate(_displacement(table, region, spacing, origin_vox))]
+    smooth, old, labels = _smooth(image, region.sampled), image[inside], label[inside]
+    here = smooth[(slice(None), *(slice(a - c, b - c) for (a, b), (c, _) in zip(region.voxels, region.sampled, strict=True)))]
+    change = _trilinear(smooth, ways).sub_(here)
+    new = old.to(torch.promote_types(old.dtype, torch.float32)).add(change).to(old.dtype)
+    amount = change.abs()
+    out.image[inside] = torch.where((amount > 0) & (amount < torch.inf), new, old)
+    i, j, k = (torch.where(way.part < 0.5, way.low, way.high) for way in ways)
+    there = _gather(label[sampled], (i + j).add_(k))
+    movable = ((labels == 0) | (labels == organ_label)) & ((there == 0) | (there == organ_label))
+    out.label[inside] = torch.where(movable, there, labels)
+
+
+def _displacement(table: Tensor, region: _Region, spacing: list[float], origin_vox: Sequence[int]) -> list[Tensor]:
+    """What is added to a voxel's position along i, j, k, in voxels: each `(b, i, j, k)`; additions in the order of slots."""
+    b = len(table)
+    views = ((b, -1, 1, 1), (b, 1, -1, 1), (b, 1, 1, -1))
+    axes = [torch.arange(start, end, device=table.device) + first for (start, end), first in zip(region.voxels, origin_vox, strict=True)]
+    moved = [torch.zeros(b, *(end - start for start, end in region.voxels), device=table.device) for _ in axes]
+    for slot in region.slots:
+        row = table[:, slot]
+        away = [(axis.float() - row[:, a, None]).view(view) for a, (axis, view) in enumerate(zip(axes, views, strict=True))]
+        i, j, k = ((x * mm) ** 2 for x, mm in zip(away, spacing, strict=True))
+        per_mm, push = row[:, 3].view(b, 1, 1, 1), row[:, 4].view(b, 1, 1, 1)
+        distance_mm = (i + j).add(k).double().sqrt_().float()  # in float32, MKL's root is not rounded as IEEE and the kernel have it
+        left = distance_mm.mul_(per_mm).neg_().add_(1.0).clamp_min_(0.0)
+        share = (push * left).mul_(left)
+        for shift, x in zip(moved, away, strict=True):
+            shift.sub_(share * x)
+    return moved
+
+
+def _smooth(image: Tensor, box: list[tuple[int, int]]) -> Tensor:
+    """Two passes of medians of five along i, j, k, on a box of the image, float32; NaN where any voxel in reach is not finite."""
+    wide = [(max(0, start - HALO_VOX), min(n, end + HALO_VOX)) for (start, end), n in zip(box, image.shape[1:], strict=True)]
+    field = image[(slice(None), *(slice(start, end) for start, end in wide))].to(torch.float32)
+    field = (field - field).add_(field)  # infinities become NaN, which minima and maxima hand on
+    beyond = [n for (start, end), (a, b) in zip(box[::-1], wide[::-1], strict=True) for n in (a - start + HALO_VOX, end + HALO_VOX - b)]
+    if any(beyond):
+        field = torch.nn.functional.pad(field[None], beyond, mode="replicate")[0]
+    for axis in (1, 2, 3, 1, 2, 3):
+        field = _median_of_five(field, axis)
+    return field
+
+
+def _median_of_five(field: Tensor, axis: int) -> Tensor:
+    """Median along an axis, which becomes four shorter: of two minima the larger, of two maxima the smaller, and the middle."""
+    n = field.shape[axis]
+    low, high = (of(field.narrow(axis, 0, n - 1), field.narrow(axis, 1, n - 1)) for of in (torch.minimum, torch.maximum))
+    low = torch.maximum(low.narrow(axis, 0, n - 4), low.narrow(axis, 3, n - 4))
+    high = torch.minimum(high.narrow(axis, 0, n - 4), high.narrow(axis, 3, n - 4))
+    middle = field.narrow(axis, 2, n - 4)
+    return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), middle))
+
+
+class _Along(NamedTuple):
+    """Where a voxel samples along one axis: offsets, in what may be sampled, of the two voxels beside that point; its way between."""
+
+    low: Tensor
+    high: Tensor
+    part: Tensor
+
+
+def _along(shift: Tensor, region: _Region, axis: int) -> _Along:
+    """Offsets of displaced positions, clamped to what may be sampled: to the array, as nothing lies beyond it otherwise."""
+    (start, end), (first, last) = region.voxels[axis], region.sampled[axis]
+    at = torch.arange(start - first, end - first, device=shift.device).view([-1 if dim == axis else 1 for dim in range(3)])
+    stride, whole = math.prod(b - a for a, b in region.sampled[axis + 1 :]), shift.floor()
+    low = whole.to(torch.int64).add_(at)
+    high = (low + 1).clamp_(0, last - first - 1).mul_(stride)
+    return _Along(low.clamp_(0, last - first - 1).mul_(stride), high, shift.sub_(whole))
+
+
+def _trilinear(smooth: Tensor, ways: list[_Along]) -> Tensor:
+    """The smooth part at displaced positions: along k first, then j, then i."""
+    of_i, of_j, of_k = ways
+    lines = []
+    for row in (of_i.low + of_j.low, of_i.low + of_j.high, of_i.high + of_j.low, of_i.high + of_j.high):
+        first, second = _gather(smooth, row + of_k.low), _gather(smooth, row.add_(of_k.high))
+        lines.append(second.sub_(first).mul_(of_k.part).add_(first))
+    planes = [second.sub_(first).mul_(of_j.part).add_(first) for first, second in (lines[:2], lines[2:])]
+    return planes[1].sub_(planes[0]).mul_(of_i.part).add_(planes[0])
+
+
+def _gather(field: Tensor, offset: Tensor) -> Tensor:
+    """Voxels of each sample at offsets `(b, i, j, k)`."""
+    bits = field.view(_SIGNED.get(field.dtype, field.dtype))
+    return bits.reshape(len(field), -1).gather(1, offset.flatten(1)).view_as(offset).view(field.dtype)

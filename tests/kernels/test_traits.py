@@ -1,0 +1,70 @@
+"""Traits: sizes, volumes, contrasts and floors against what the preset asks for; kernel against twin."""
+
+import numpy as np
+import pytest
+import torch
+from lesion_tables import BUSY, busy_tables
+from scipy.stats import kstest
+from twins import assert_equal, on
+
+from gpu_synth.kernels.traits import Trait, traits
+
+RARE = 1e-6
+SCANS = 600
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    organ, noise = torch.full((SCANS,), 100.0), torch.full((SCANS,), 8.0)
+    return traits(*busy_tables(torch.device("cpu"), 1.0), 9, 5, torch.arange(SCANS), organ, noise)
+
+
+def test_sizes_follow_their_bins(drawn):
+    radius = drawn.lesion[..., Trait.RADIUS].flatten().double().numpy()
+    share = np.histogram(radius, BUSY.size_mm)[0] / len(radius)
+    assert np.abs(share - BUSY.size_prob).max() < 5 * (0.25 / len(radius)) ** 0.5
+    for low, high in zip(BUSY.size_mm, BUSY.size_mm[1:], strict=False):
+        within = radius[(radius >= low) & (radius < high)]
+        assert kstest(np.log(within / low) / np.log(high / low), "uniform").pvalue > RARE
+
+
+def test_rotations_are_uniform(drawn):
+    """The first axis of each lesion points anywhere: its components are uniform in [−1, 1] (Archimedes)."""
+    w, x, y, z = drawn.lesion[..., Trait.ROTATION : Trait.ROTATION + 4].flatten(0, 1).double().unbind(-1)
+    torch.testing.assert_close(w**2 + x**2 + y**2 + z**2, torch.ones_like(w), rtol=0, atol=1e-5)
+    for component in (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)):
+        assert kstest(component.numpy(), "uniform", args=(-1, 2)).pvalue > RARE
+
+
+def test_contrast_keeps_its_floor_and_sign(drawn):
+    body = drawn.lesion[..., Trait.BODY]
+    assert (body.abs() >= 1.5 * 8.0 - 1e-4).all()
+    assert ((body > 0).float().mean() - 0.1).abs() < 5 * (0.09 / body.numel()) ** 0.5  # hyperdense ones, and no others
+
+
+def test_a_scan_without_noise_or_organ_gives_finite_traits():
+    zero = torch.zeros(3)
+    lesion = traits(*busy_tables(torch.device("cpu")), 9, 5, torch.arange(3), zero, zero).lesion
+    assert lesion.isfinite().all()
+    assert (lesion[..., Trait.BODY].abs() > 0).any()
+
+
+def test_a_scan_is_drawn_the_same_in_any_company(drawn):
+    part = traits(*busy_tables(torch.device("cpu"), 1.0), 9, 5, torch.tensor([7, 3]), torch.full((2,), 100.0), torch.full((2,), 8.0))
+    assert torch.equal(part.lesion, drawn.lesion[[7, 3]])
+    assert torch.equal(part.active, drawn.active[[7, 3]])
+
+
+def test_kernel_draws_what_the_twin_draws(device):
+    """Powers, logarithms and waves differ in the last places from library to library: 1e-4 of a trait."""
+    uid, organ, noise = (
+        torch.tensor([0, 1, 2, 2**40, -7]),
+        torch.tensor([110.0, 55.0, 30.0, -20.0, 0.0]),
+        torch.tensor([10.0, 30.0, 5.0, 0.0, 0.0]),
+    )
+    twin = traits(*busy_tables(torch.device("cpu")), 9, 77, uid, organ, noise)
+    kernel = traits(*busy_tables(device), 9, 77, *on(device, (uid, organ, noise)), "cupy")
+    assert_equal(kernel.altered, twin.altered)
+    assert_equal(kernel.active, twin.active)
+    assert_equal(kernel.lesion[..., Trait.KIND].contiguous(), twin.lesion[..., Trait.KIND].contiguous())
+    torch.testing.assert_close(kernel.lesion.cpu(), twin.lesion, rtol=1e-4, atol=1e-5)

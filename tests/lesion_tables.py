@@ -1,0 +1,13 @@
+"""Tables that kernels of the lesion model are tested with: every kind, every trait in use."""
+
+from dataclasses import replace
+
+import torch
+
+from gpu_synth.lesion_preset import LIVER, lesion_table
+
+BUSY = replace(LIVER, count=(3, 9), spiculation=(0.0, 0.02), cnr_floor=1.5)
+
+
+def busy_tables(device: torch.device, prob: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:
+    return lesion_table(BUSY, prob, device)
