@@ -6,7 +6,8 @@
 constexpr int ACROSS_J = 8, ACROSS_K = 32, THREADS = ACROSS_J * ACROSS_K;
 constexpr int WAVES = OUTLINE_WAVES + TEXTURE_WAVES;
 constexpr int LISTED = 8;  // lesions worked on at a time
-constexpr float FAR_SIGMAS = 4.0f, RIM_AT = 0.88f, RIM_WIDTH = 0.10f, CORE_WIDTH = 0.12f, SPECK_SCALE = 0.4f, SPECK_WIDTH = 0.4f;
+constexpr float FAR_SIGMAS = 4.0f, RIM_AT = 0.88f, RIM_WIDTH = 0.10f, CORE_WIDTH = 0.12f, SPECK_SCALE = 0.8f, SPECK_WIDTH = 0.4f;
+constexpr float SPECK_AT = 0.6f, SPECK_FADE = 0.25f;
 
 // From 0 to 1 as x goes from −1 to 1, smoothly.
 __device__ __forceinline__ float step(float x) {
@@ -31,7 +32,8 @@ __device__ bool seen(const float* row, const float4* waves, float dx, float dy, 
     const float scale = row[TEXTURE_MM], fine = SPECK_SCALE * scale;
     const float grain = texture_at(waves, dx / scale, dy / scale, dz / scale);
     const float speck = row[SPECK] != 0.0f ? step((texture_at(waves, dx / fine, dy / fine, dz / fine) - row[SPECK_SHARE]) / SPECK_WIDTH) : 0.0f;
-    *added = row[BODY] + row[CORE] * (1.0f - step((way - row[CORE_SHARE]) / CORE_WIDTH)) + row[RIM] * expf(-rim * rim) + row[TEXTURE] * grain + row[SPECK] * speck;
+    const float inner = 1.0f - step((way - SPECK_AT) / SPECK_FADE);
+    *added = row[BODY] + row[CORE] * (1.0f - step((way - row[CORE_SHARE]) / CORE_WIDTH)) + row[RIM] * expf(-rim * rim) + row[TEXTURE] * grain + row[SPECK] * (speck * inner);
     return surface < 0.0f;
 }
 

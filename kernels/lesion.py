@@ -22,7 +22,8 @@ from gpu_synth.kernels.traits import Trait
 
 RIM_AT, RIM_WIDTH = 0.88, 0.10  # of the way from centre to surface
 CORE_WIDTH = 0.12
-SPECK_SCALE, SPECK_WIDTH = 0.4, 0.4  # of the texture's wavelength; of its standard deviation
+SPECK_SCALE, SPECK_WIDTH = 0.8, 0.4  # of the texture's wavelength; of its standard deviation
+SPECK_AT, SPECK_FADE = 0.6, 0.25  # of the way to the surface: specks lie in the inner part
 FAR_SIGMAS = 4.0
 
 
@@ -182,6 +183,7 @@ def _seen_near(
     rim = torch.exp(-(((way - RIM_AT) / RIM_WIDTH) ** 2))
     grain = texture_at(wave, offset_mm / row[Trait.TEXTURE_MM])
     speck = _step((texture_at(wave, offset_mm / (SPECK_SCALE * row[Trait.TEXTURE_MM])) - row[Trait.SPECK_SHARE]) / SPECK_WIDTH)
+    speck = speck * (1.0 - _step((way - SPECK_AT) / SPECK_FADE))
     added = row[Trait.BODY] + row[Trait.CORE] * core + row[Trait.RIM] * rim + row[Trait.TEXTURE] * grain + row[Trait.SPECK] * speck
     return held, added, surface_mm < 0
 
