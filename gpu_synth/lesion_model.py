@@ -40,7 +40,7 @@ def _sample(
     altered, active, lesion = traits(*tables, preset.count[1], synth.seed, uid, organ_hu, noise_hu, backend)
     reach_mm = (lesion[..., Trait.AXES : Trait.AXES + 3].amax(-1) * lesion[..., Trait.REACH]).contiguous()
     vessels = vessel if preset.avoid_vessels else None
-    centre_vox, placed, possible = sites(label, vessels, reach_mm, active, preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend)
+    centre_vox, placed, _ = sites(label, vessels, reach_mm, active, preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend)
     return LesionPlan(
         seed=synth.seed,
         scope=synth.scope,

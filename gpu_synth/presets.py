@@ -8,7 +8,10 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
 
 from gpu_synth.lesion_preset import LIVER, LesionPreset
 
@@ -191,12 +194,18 @@ def get(name: str, /, **overrides: Any) -> Preset | LesionPreset:
     """Look a preset up, with some of its figures changed.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, or a YAML file of one's own: `name` of the preset that it starts from, and fields that differ.
         **overrides: Fields of the preset and their new values.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: The name or a field is unknown (the nearest is named), or a value is out of its range.
     """
+    if name.endswith((".yaml", ".yml")):
+        figures = yaml.safe_load(Path(name).read_text())
+        if not isinstance(figures, dict) or not isinstance(figures.get("name"), str):
+            raise ValueError(f"preset must be a YAML file that names the preset it starts from, got {name}; presets.to_yaml() writes one")
+        return get(figures.pop("name"), **{**figures, **overrides})
     if name not in _PRESETS:
         raise ValueError(f"preset must be one of {', '.join(names())}, got {name!r}{_nearest(name, names())}")
     known = [field.name for field in fields(_PRESETS[name]) if field.name != "name"]
@@ -204,6 +213,11 @@ def get(name: str, /, **overrides: Any) -> Preset | LesionPreset:
         if key not in known:
             raise ValueError(f"preset field must be one of {', '.join(known)}, got {key!r}{_nearest(key, known)}")
     return replace(_PRESETS[name], **overrides)
+
+
+def to_yaml(name: str, **overrides: Any) -> str:
+    """Write a preset down, with some of its figures changed: a file of this text is what `get` reads."""
+    return yaml.safe_dump(json.loads(json.dumps(asdict(get(name, **overrides)))), sort_keys=False, default_flow_style=None, width=120)
 
 
 def _nearest(word: str, known: tuple[str, ...] | list[str]) -> str:

@@ -148,3 +148,24 @@ def test_slots_and_bounds_hold_the_most_that_can_be_drawn():
     bounds = Bounds.of(preset)
     assert bounds.slot_radius_mm == (4,) * 10 + (8,) * 12 + (16,) * 5 + (32,) * 3
     assert (bounds.density_sigma_mm, bounds.grain_sigma_mm, bounds.edge_sigma_mm) == (15, (3, 8), 2)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_preset_is_written_down_read_back_and_overridden(name, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(presets.to_yaml(name))
+    assert presets.get(str(path)) == presets.get(name)
+    changed = {"liver": {"cnr_floor": 3.0}, "liver-hu2022": {"contrast_hu": (-50, -40)}}[name]
+    path.write_text(presets.to_yaml(name, **changed))
+    assert presets.get(str(path)).digest() == presets.get(name, **changed).digest() != presets.get(name).digest()
+    assert TumorSynthesizer(str(path)).preset == presets.get(name, **changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: 1", "names the preset it starts from"), ("name: livr", "did you mean 'liver'"), ("name: liver\nsize: 3", "got 'size'")],
+)
+def test_a_preset_file_that_is_none_is_refused(text, message, tmp_path):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        presets.get(str(tmp_path / "bad.yaml"))
