@@ -47,7 +47,7 @@ PREVIEW = ["preview", "--image", "/nowhere.nii", "--label", "/nowhere.nii", "--o
     [
         (["trian"], "subcommand must be one of"),
         (["prepare", "--out", "x", "--images", "/nowhere", "--labels", "/nowhere"], "images must be a folder"),
-        ([*PREVIEW, "--preset", "livr"], "did you mean 'liver-hu2022'"),
+        ([*PREVIEW, "--preset", "livr"], "did you mean 'liver'"),
         (PREVIEW, "/nowhere.nii"),
         (["fit", "--config", "liver.yaml", "--data.data_dir", "/nowhere"], "/nowhere"),
         (["bench", "--names", "[shapes]"], "names must be among"),
