@@ -64,6 +64,7 @@ def render_lesions(
     images: list[Tensor] = []
     labels: list[Tensor] = []
     numbers: list[Tensor] = []
+    occupancies: list[Tensor] = []
     with full_precision(image.device, backend):
         for rows in together(plan.spacing_mm, backend, image.device):
             part = plan[rows]
@@ -72,7 +73,8 @@ def render_lesions(
             new_image, new_label = warp(image[rows, 0], label[rows, 0], *moved, organ_label, spacing_mm, origin_vox, backend)
             lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
             painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend)
-            for parts, new in zip((images, labels, numbers), (new_image, new_label, painted.number), strict=True):
+            made = (new_image, new_label, painted.number, painted.occupancy)
+            for parts, new in zip((images, labels, numbers, occupancies), made, strict=True):
                 parts.append(new)
-    new_images, new_labels, number = (torch.cat(parts)[:, None] for parts in (images, labels, numbers))
-    return Render(new_images, new_labels, number, plan, image)
+    new_images, new_labels, number, occupancy = (torch.cat(parts)[:, None] for parts in (images, labels, numbers, occupancies))
+    return Render(new_images, new_labels, number, plan, image, occupancy)

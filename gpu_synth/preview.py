@@ -101,7 +101,7 @@ def preview(
     """
     plan = synthesizer.plan(image_hu, label, spacing_mm, uid=torch.tensor([uid], device=image_hu.device))
     out = synthesizer.render(image_hu, label, plan)
-    lesions = [f"{2 * (3 * record['volume_mm3'] / (4 * np.pi)) ** (1 / 3):.0f}" for record in out.records()]
+    lesions = [f"{2 * record['equivalent_radius_mm']:.0f}" for record in out.records()]
     title = f"uid {uid}: " + (f"{len(lesions)} lesions, equivalent diameters {', '.join(lesions)} mm" if lesions else "no lesion")
     before, after, labels = (x[0, 0].cpu() for x in (image_hu.float(), out.image.float(), out.label))
     return slices_figure(

@@ -1,11 +1,14 @@
 """Plan → image, label, instances: one line a stage."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import ndimage
 from torch import Tensor
 
 from gpu_synth.kernels import _host
@@ -30,6 +33,7 @@ class Render:
         instances: int16; 0 none, n the lesion in slot n − 1 of the plan.
         plan: What was rendered.
         healthy: The image given.
+        occupancy: Share of each voxel that is lesion, a soft label; of preset "liver" only.
     """
 
     image: Float[Tensor, "b 1 i j k"]
@@ -37,24 +41,40 @@ class Render:
     instances: Int[Tensor, "b 1 i j k"]
     plan: Plan
     healthy: Float[Tensor, "b 1 i j k"]
+    occupancy: Float[Tensor, "b 1 i j k"] | None = None
 
     def records(self) -> list[dict[str, Any]]:
         """List what came out: one plain dict a lesion that has a voxel. Reads the device, so it has no place in a training loop.
 
         Returns:
-            Dicts with `uid`, `lesion` (its number in `instances`), `volume_mm3` and `mean_drop_hu` (before less after, finite voxels only).
+            Dicts with `uid`, `lesion` (its number in `instances`), `volume_mm3`, `equivalent_radius_mm` (of the ball of as much volume),
+            `centre_vox` (in the array), `mean_drop_hu` (before less after, finite voxels only) and `surface_mm` (least distance of its
+            voxels from where nothing is labelled); of preset "liver" also `kind` and `contrast_to_noise` (drop over the scan's noise).
         """
-        slots = self.plan.active.shape[1]
+        asked = {(record["uid"], record["lesion"]): record for record in self.plan.to_records()}
         out = []
         for sample, (uid, spacing) in enumerate(zip(self.plan.uid.tolist(), self.plan.spacing_mm, strict=True)):
-            number = self.instances[sample].flatten().to(torch.int64)
-            drop = self.healthy[sample].flatten().to(torch.float64) - self.image[sample].flatten().to(torch.float64)
-            finite = drop.isfinite()
-            voxels = number.bincount(minlength=slots + 1)
-            total = number[finite].bincount(drop[finite], minlength=slots + 1) / number[finite].bincount(minlength=slots + 1)
-            volume = voxels * (spacing[0] * spacing[1] * spacing[2])
-            for lesion in (voxels[1:].nonzero()[:, 0] + 1).tolist():
-                out.append({"uid": uid, "lesion": lesion, "volume_mm3": volume[lesion].item(), "mean_drop_hu": total[lesion].item()})
+            number = self.instances[sample, 0].cpu().numpy()
+            drop = (self.healthy[sample, 0].double() - self.image[sample, 0].double()).cpu().numpy()
+            depth_mm = ndimage.distance_transform_edt((self.label[sample, 0] != 0).cpu().numpy(), spacing) if number.any() else number
+            for lesion, box in enumerate(ndimage.find_objects(number), start=1):
+                if box is None:
+                    continue
+                inside = number[box] == lesion
+                volume, known = float(inside.sum() * np.prod(spacing)), asked[uid, lesion]
+                mean_drop = float(drop[box][inside & np.isfinite(drop[box])].mean())
+                record = {
+                    "uid": uid,
+                    "lesion": lesion,
+                    "volume_mm3": volume,
+                    "equivalent_radius_mm": (3.0 * volume / (4.0 * math.pi)) ** (1.0 / 3.0),
+                    "centre_vox": tuple(float(at + start.start) for at, start in zip(ndimage.center_of_mass(inside), box, strict=True)),
+                    "mean_drop_hu": mean_drop,
+                    "surface_mm": float(depth_mm[box][inside].min()),
+                }
+                if "kind" in known:
+                    record |= {"kind": known["kind"], "contrast_to_noise": abs(mean_drop) / max(known["noise_hu"], 1e-6)}
+                out.append(record)
         return out
 
 

@@ -69,6 +69,25 @@ def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
         plan.edit(radius_mm=torch.zeros(shape))
 
 
+def test_what_came_out_is_told_beside_what_was_asked():
+    image, label = torch.full((1, 1, 40, 40, 40), 100.0), torch.ones(1, 1, 40, 40, 40, dtype=torch.uint8)
+    image = image + 5 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+    dark = {"name": "dark", "prob": 1.0, "body": (-0.4, -0.4), "texture": (0.0, 0.0)}
+    synth = liver(count=(1, 1), size_mm=(6.0, 6.1, 6.2, 6.3, 6.4), kinds=[dark], mass_effect=(0.0, 0.0))
+    plan = synth.plan(image, label, ONE_MM, uids(1)).edit(centre_vox=torch.full((1, 1, 3), 12.0))
+    out = synth.render(image, label, plan)
+    (asked,), (came,) = plan.to_records(), out.records()
+    assert came["kind"] == asked["kind"] == "dark"
+    assert came["equivalent_radius_mm"] == pytest.approx(asked["radius_mm"], rel=0.05)
+    assert came["centre_vox"] == pytest.approx((12.0, 12.0, 12.0), abs=1.0)
+    assert came["mean_drop_hu"] == pytest.approx(40, rel=0.2)  # its edge is soft
+    assert came["contrast_to_noise"] == pytest.approx(came["mean_drop_hu"] / asked["noise_hu"])
+    inside = out.instances == came["lesion"]
+    assert came["volume_mm3"] == inside.sum().item()
+    assert out.occupancy[inside].mean() > 0.7
+    assert out.occupancy[~inside].max() <= 0.5 + 1e-6
+
+
 def test_a_small_lesion_can_be_seen():
     """Of 200 samples with noise of 15 HU, most have a lesion of 2 to 5 mm; each differs from its surroundings by the floor at least."""
     image, label = torch.full((1, 1, *SHAPE), 100.0), torch.ones(1, 1, *SHAPE, dtype=torch.uint8)
