@@ -15,8 +15,10 @@ from gpu_synth.bench import settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
 from gpu_synth.kernels import blend, edge, gaussian, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
 from gpu_synth.kernels._cells import Box
+from gpu_synth.lesion_model import wanted_of
 from gpu_synth.lesion_plan import LesionPlan
-from gpu_synth.lesion_preset import LIVER, lesion_table
+from gpu_synth.lesion_preset import lesion_table
+from gpu_synth.organs import LIVER
 from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of
 
@@ -157,15 +159,15 @@ def _lesion_case(device: torch.device, setting: Setting) -> LesionCase:
 
 def _traits(device: torch.device, setting: Setting) -> Case:
     table, uid = lesion_table(LIVER, 1.0, device), _uids(device, setting)
-    hu = torch.full((setting.samples,), ORGAN_HU, device=device)
-    return Case(lambda: traits.traits(*table, LIVER.count[1], SEED, uid, hu, hu / 10.0, _backend(setting)), (*table, uid, hu))
+    hu, slots = torch.full((setting.samples,), ORGAN_HU, device=device), (LIVER.count[1], LIVER.satellites[1])
+    return Case(lambda: traits.traits(*table, *slots, SEED, uid, hu, hu / 10.0, _backend(setting)), (*table, uid, hu))
 
 
 def _sites(device: torch.device, setting: Setting) -> Case:
     _, label, drawn = _lesion_case(device, setting)
-    reach, vessel = drawn.lesion[..., traits.Trait.RADIUS].contiguous(), torch.zeros_like(label)
+    maps, wanted = sites.Maps(label, torch.zeros_like(label)), wanted_of(drawn.lesion, drawn.active)
     rest = (LIVER.apart_mm, SPACING_MM, ORGAN, TUMOUR, SEED, _uids(device, setting), _backend(setting))
-    return Case(lambda: sites.sites(label, vessel, reach, drawn.active, *rest), (label, vessel, reach, drawn.active))
+    return Case(lambda: sites.sites(maps, wanted, *rest), (*maps[:2], *wanted[:5]))
 
 
 def _lesion(device: torch.device, setting: Setting) -> Case:

@@ -6,55 +6,89 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.lesion import paint_
-from gpu_synth.kernels.sites import sites
+from gpu_synth.kernels.sites import Maps, Wanted, sites
 from gpu_synth.kernels.tissue import tissue
-from gpu_synth.kernels.traits import Trait, traits
+from gpu_synth.kernels.traits import traits
 from gpu_synth.kernels.warp import warp
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset, lesion_table
 from gpu_synth.plan_base import Spacing
 from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, together
+from gpu_synth.wishes import Wishes, asked_traits
 
 if TYPE_CHECKING:
     from gpu_synth.synthesizer import TumorSynthesizer
 
 
 def sample_lesions(
-    synth: "TumorSynthesizer", preset: LesionPreset, image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor, backend: str
+    synth: "TumorSynthesizer",
+    preset: LesionPreset,
+    image: Tensor,
+    label: Tensor,
+    spacing: tuple[Spacing, ...],
+    uid: Tensor,
+    wishes: Wishes,
+    backend: str,
 ) -> LesionPlan:
     """Draw a plan for `(b, 1, i, j, k)` images, arguments unchecked."""
     with full_precision(label.device, backend):
         runs = together(spacing, backend, label.device)
-        return LesionPlan.cat([_sample(synth, preset, image[rows, 0], label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
+        return LesionPlan.cat(
+            [_sample(synth, preset, image[rows, 0], label[rows, 0], spacing[rows], uid[rows], wishes.of(rows), backend) for rows in runs]
+        )
 
 
 def _sample(
-    synth: "TumorSynthesizer", preset: LesionPreset, image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor, backend: str
+    synth: "TumorSynthesizer",
+    preset: LesionPreset,
+    image: Tensor,
+    label: Tensor,
+    spacing: tuple[Spacing, ...],
+    uid: Tensor,
+    wishes: Wishes,
+    backend: str,
 ) -> LesionPlan:
     """Tissue ▶ traits ▶ sites, for samples of one spacing."""
     labels = (synth.organ_label, synth.tumor_label)
     organ_hu, noise_hu, vessel = tissue(image, label, synth.organ_label, spacing[0], preset.avoid_vessels, backend)
-    tables = lesion_table(preset, synth.prob, uid.device)
-    altered, active, lesion = traits(*tables, preset.count[1], synth.seed, uid, organ_hu, noise_hu, backend)
-    reach_mm = (lesion[..., Trait.AXES : Trait.AXES + 3].amax(-1) * lesion[..., Trait.REACH]).contiguous()
-    vessels = vessel if preset.avoid_vessels else None
-    centre_vox, placed, _ = sites(label, vessels, reach_mm, active, preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend)
+    measured = (organ_hu, noise_hu)
+    if wishes.lesions is None:
+        satellites = preset.satellites[1] if preset.satellite_prob > 0 else 0
+        tables = lesion_table(preset, synth.prob, uid.device)
+        drawn = traits(*tables, preset.count[1], satellites, synth.seed, uid, *measured, backend)
+    else:
+        drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, *measured, backend)
+    lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights())
+    wanted = wanted_of(lesion, drawn.active, wishes.given_vox(uid.device))
+    found = sites(maps, wanted, preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend)
+    push = lesion[..., Trait.PUSH]
+    lesion[..., Trait.PUSH] = torch.where(found.at_surface, torch.maximum(push, lesion[..., Trait.BULGE]), push)
+    any_placed = found.placed.any(1)
     return LesionPlan(
         seed=synth.seed,
         scope=synth.scope,
         whole_vox=(label.shape[1], label.shape[2], label.shape[3]),
         spacing_mm=spacing,
         uid=uid,
-        skipped=altered & ~placed.any(1),
-        active=placed,
+        skipped=drawn.altered & ~any_placed,
+        active=found.placed,
         kinds=tuple(kind.name for kind in preset.kinds),
-        centre_vox=centre_vox,
+        centre_vox=found.centre_vox,
         lesion=lesion,
         organ_hu=organ_hu,
         noise_hu=noise_hu,
+        cirrhosis=drawn.cirrhosis * any_placed[:, None],
     )
+
+
+def wanted_of(lesion: Tensor, active: Tensor, given_vox: Tensor | None = None) -> Wanted:
+    """What lesions of these traits want of a place."""
+    reach_mm = lesion[..., Trait.AXES : Trait.AXES + 3].amax(-1) * lesion[..., Trait.REACH]
+    parent = lesion[..., Trait.PARENT].to(torch.int32)
+    return Wanted(reach_mm, active, parent, lesion[..., Trait.RADIUS].contiguous(), lesion[..., Trait.WITHIN_MM].contiguous(), given_vox)
 
 
 def render_lesions(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gpu_synth.kernels.traits import Trait
+from gpu_synth.kernels._columns import Trait
 from gpu_synth.plan_base import Plan
 
 # What people call a lesion's traits; lengths in mm, HU relative to the organ
@@ -25,6 +25,10 @@ NAMES = {
     "speck_hu": Trait.SPECK,
     "edge_sigma_mm": Trait.EDGE,
     "mass_effect": Trait.PUSH,
+    "capsule_hu": Trait.CAPSULE,
+    "capsule_mm": Trait.CAPSULE_MM,
+    "halo_hu": Trait.HALO,
+    "halo_mm": Trait.HALO_MM,
 }
 
 
@@ -38,6 +42,7 @@ class LesionPlan(Plan):
         lesion: What each lesion is like, see `kernels.traits.Trait`.
         organ_hu: HU of the organ in each scan.
         noise_hu: Its noise.
+        cirrhosis: How far a cirrhotic organ's surface waves, in mm (standard deviation), and HU of its nodules; zeros of any other.
     """
 
     kinds: tuple[str, ...]
@@ -45,6 +50,7 @@ class LesionPlan(Plan):
     lesion: Float[Tensor, "b slots traits"]
     organ_hu: Float[Tensor, " b"]
     noise_hu: Float[Tensor, " b"]
+    cirrhosis: Float[Tensor, "b 2"]
 
     def edit(self, **tensors: Tensor) -> "LesionPlan":
         """Copy with some tensors changed, or some traits by name. Reads the device, to refuse what could not be rendered.
@@ -70,7 +76,7 @@ class LesionPlan(Plan):
 
     def _check_bounds(self) -> None:
         super()._check_bounds()
-        for name in ("radius_mm", "texture_mm", "edge_sigma_mm"):
+        for name in ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm"):
             values = self.lesion[..., NAMES[name]]
             if not (values > 0).all():
                 raise ValueError(f"{name} must be above 0, got {values.min().item():g}")
@@ -82,21 +88,24 @@ class LesionPlan(Plan):
         """List what was asked for: one plain dict a lesion. Reads the device.
 
         Returns:
-            Dicts with `uid`, `lesion` (its number in `Render.instances`), `kind`, `centre_vox`, `semi_axes_mm`, `organ_hu`, `noise_hu`, and
-            the traits by name: `radius_mm` (of the ball of as much volume), `contrast_hu`, `core_hu`, `rim_hu`, `edge_sigma_mm`, …
+            Dicts with `uid`, `lesion` (its number in `Render.instances`), `kind`, `near` (the number of the lesion whose satellite it is,
+            or the first of its cluster; None of any other), `centre_vox`, `semi_axes_mm`, `organ_hu`, `noise_hu`, `cirrhotic`, and the
+            traits by name: `radius_mm` (of the ball of as much volume), `contrast_hu`, `core_hu`, `rim_hu`, `edge_sigma_mm`, …
         """
         uid, centre, lesion = self.uid.tolist(), self.centre_vox.tolist(), self.lesion.tolist()
-        organ_hu, noise_hu = self.organ_hu.tolist(), self.noise_hu.tolist()
+        organ_hu, noise_hu, cirrhotic = self.organ_hu.tolist(), self.noise_hu.tolist(), (self.cirrhosis > 0).any(1).tolist()
         return [
             {
                 "uid": uid[sample],
                 "lesion": slot + 1,
                 "kind": self.kinds[int(lesion[sample][slot][Trait.KIND])],
+                "near": int(lesion[sample][slot][Trait.PARENT]) + 1 or None,
                 "centre_vox": tuple(centre[sample][slot]),
                 "semi_axes_mm": tuple(lesion[sample][slot][Trait.AXES : Trait.AXES + 3]),
                 **{name: lesion[sample][slot][trait] for name, trait in NAMES.items()},
                 "organ_hu": organ_hu[sample],
                 "noise_hu": noise_hu[sample],
+                "cirrhotic": cirrhotic[sample],
             }
             for sample, slot in self.active.nonzero().tolist()
         ]

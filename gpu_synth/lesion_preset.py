@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._cached import cached
-from gpu_synth.kernels.traits import Kind, Scan
+from gpu_synth.kernels._columns import Kind, Scan
 
 Range = tuple[float, float]
 NO_SPECKS = 9.0  # standard deviations of its texture that a speck's waves would have to exceed
@@ -25,6 +25,7 @@ class LesionKind:
         name: Such as "hypodense".
         prob: Its share of all lesions.
         body: Contrast; HU of its own where `target` is set.
+        offset_hu: HU added to it, for laws of the form a · organ + b.
         target: Whether the body has HU of its own, as water has.
         core: What the core adds to the body.
         core_share: Radius of the core, a share of the lesion's.
@@ -33,11 +34,14 @@ class LesionKind:
         speck_hu: HU of calcified specks.
         speck_share: Share of the volume that is speck.
         edge: Factor on the width of the edge.
+        capsule_hu: HU of a bright rim on its surface.
+        capsule_mm: Half the width of that rim (standard deviation).
     """
 
     name: str
     prob: float
     body: Range
+    offset_hu: float = 0.0
     target: bool = False
     core: Range = (0.0, 0.0)
     core_share: Range = (0.5, 0.5)
@@ -46,6 +50,8 @@ class LesionKind:
     speck_hu: Range = (0.0, 0.0)
     speck_share: float = 0.0
     edge: float = 1.0
+    capsule_hu: Range = (0.0, 0.0)
+    capsule_mm: float = 0.8
 
     def row(self) -> dict[Kind, Sequence[float]]:
         """Its columns in the kernels' table."""
@@ -62,6 +68,9 @@ class LesionKind:
             Kind.SPECK_HU: self.speck_hu,
             Kind.SPECK_SHARE: (sigmas,),
             Kind.EDGE: (self.edge,),
+            Kind.OFFSET_HU: (self.offset_hu,),
+            Kind.CAPSULE_HU: self.capsule_hu,
+            Kind.CAPSULE_MM: (self.capsule_mm,),
         }
 
 
@@ -84,8 +93,22 @@ class LesionPreset:
         cnr_floor: Least contrast of a body, in standard deviations of the scan's noise.
         least_organ_hu: Organs of fewer HU get contrasts as if of these.
         mass_effect: Strength with which a lesion pushes the tissue around it outward, percent; 0 is none.
+        bulge: The same for lesions that reach the organ's surface, where it is more: the surface bulges over them.
+        halo: What fades into the tissue around, a share of the organ's HU; (0, 0) is none.
+        halo_mm: How far it fades.
         apart_mm: Distance between lesions; below −1000 they may merge.
         avoid_vessels: Whether lesions keep away from vessels, in scans that show them.
+        cluster_prob: Probability that a scan's lesions lie near the first of them.
+        cluster_mm: How near: from its ball to their centres.
+        satellite_prob: Probability that the largest lesion of a scan has satellites, small lesions of its kind.
+        satellites: How many, inclusive.
+        satellite_from_mm: Radius that it has at least.
+        satellite_radius_mm: Their radii; half of its own at most.
+        satellite_mm: How near they lie: from its ball to their centres.
+        cirrhosis_prob: Probability that the organ is cirrhotic.
+        surface_mm: Standard deviation of the waves in a cirrhotic organ's surface.
+        nodule_hu: Contrast of its regenerative nodules, of 3 to 15 mm.
+        growth: Whether lesions grow voxel by voxel, as a cellular automaton, rather than having an outline.
         kinds: What kinds there are.
     """
 
@@ -103,8 +126,22 @@ class LesionPreset:
     cnr_floor: float
     least_organ_hu: float
     mass_effect: Range
+    bulge: Range
+    halo: Range
+    halo_mm: Range
     apart_mm: float
     avoid_vessels: bool
+    cluster_prob: float
+    cluster_mm: float
+    satellite_prob: float
+    satellites: tuple[int, int]
+    satellite_from_mm: float
+    satellite_radius_mm: Range
+    satellite_mm: float
+    cirrhosis_prob: float
+    surface_mm: Range
+    nodule_hu: Range
+    growth: bool
     kinds: tuple[LesionKind, ...]
 
     def __post_init__(self) -> None:
@@ -135,63 +172,105 @@ def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
+_RANGES = (
+    *("count", "satellites", "axis_ratio", "irregularity", "lobulation", "spiculation", "texture_mm", "edge_mm", "mass_effect", "bulge"),
+    *("halo_mm", "satellite_radius_mm", "surface_mm", "nodule_hu"),
+)
+_PROBS = ("cluster_prob", "satellite_prob", "cirrhosis_prob")
+_LENGTHS = ("edge_share", "cnr_floor", "least_organ_hu", "apart_mm", "cluster_mm", "satellite_from_mm", "satellite_mm", *_PROBS)
+_SWITCHES = ("avoid_vessels", "growth")
+MOST_LESIONS = 64
+
+
 def _check(preset: LesionPreset) -> None:
     """Refuse figures that cannot be drawn from."""
-    lengths = {"count": 2, "size_mm": 5, "size_prob": 4}
-    ranges = ("axis_ratio", "irregularity", "lobulation", "spiculation", "texture_mm", "edge_mm", "mass_effect", "count")
-    for name in (*lengths, *ranges):
-        value, length = getattr(preset, name), lengths.get(name, 2)
+    for name, length in {"size_mm": 5, "size_prob": 4, "halo": 2, **dict.fromkeys(_RANGES, 2)}.items():
+        value = getattr(preset, name)
         if not isinstance(value, tuple) or len(value) != length or not all(_is_number(part) for part in value):
             raise ValueError(f"{name} must hold {length} finite numbers, got {value}")
-    for name in ranges:
+    for name in _LENGTHS:
+        if not _is_number(getattr(preset, name)):
+            raise ValueError(f"{name} must be a finite number, got {getattr(preset, name)!r}")
+    for name in _SWITCHES:
+        if not isinstance(getattr(preset, name), bool):
+            raise ValueError(f"{name} must be true or false, got {getattr(preset, name)!r}")
+    for name in _RANGES:
         low, high = getattr(preset, name)
         if not 0 <= low <= high:
             raise ValueError(f"{name} must be (low, high) with 0 ≤ low ≤ high, got {(low, high)}")
+    for name in _PROBS:
+        if not 0 <= getattr(preset, name) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {getattr(preset, name)}")
+    _check_sizes(preset)
+    _check_kinds(preset)
+
+
+def _check_sizes(preset: LesionPreset) -> None:
+    """Refuse sizes and counts that contradict each other."""
     if not all(low < high for low, high in zip(preset.size_mm, preset.size_mm[1:], strict=False)) or preset.size_mm[0] <= 0:
         raise ValueError(f"size_mm must rise from above 0, got {preset.size_mm}")
-    if preset.count[1] > 64 or any(part != int(part) for part in preset.count):
-        raise ValueError(f"count must hold whole numbers up to 64, got {preset.count}")
-    if preset.axis_ratio[0] <= 0 or preset.texture_mm[0] <= 0 or preset.edge_mm[0] <= 0:
-        raise ValueError(
-            f"axis_ratio, texture_mm and edge_mm must be above 0, got {preset.axis_ratio}, {preset.texture_mm}, {preset.edge_mm}"
-        )
+    for name in ("count", "satellites"):
+        if any(part != int(part) for part in getattr(preset, name)):
+            raise ValueError(f"{name} must hold whole numbers, got {getattr(preset, name)}")
+    if preset.count[1] + preset.satellites[1] > MOST_LESIONS:
+        raise ValueError(f"count and satellites must come to {MOST_LESIONS} at most, got {preset.count[1]} + {preset.satellites[1]}")
+    for name in ("axis_ratio", "texture_mm", "edge_mm", "halo_mm", "satellite_radius_mm"):
+        if getattr(preset, name)[0] <= 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(preset, name)}")
+    if preset.halo[0] > preset.halo[1]:
+        raise ValueError(f"halo must be (low, high) with low ≤ high, got {preset.halo}; swap them")
+    if preset.satellite_prob > 0 and preset.satellites[1] == 0:
+        raise ValueError("satellites must be above 0 where satellite_prob is, got (0, 0); set satellite_prob to 0 for none")
+    if max(preset.bulge[1], preset.mass_effect[1]) > 100:
+        raise ValueError(f"mass_effect and bulge must be 100 percent at most, got {preset.mass_effect} and {preset.bulge}")
+
+
+def _check_kinds(preset: LesionPreset) -> None:
+    """Refuse kinds that cannot be drawn, or do not add up."""
+    names = [kind.name for kind in preset.kinds]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"kinds must hold at least one, each with a name of its own, got {names}")
     for name, probs in (("size_prob", preset.size_prob), ("kinds' prob", tuple(kind.prob for kind in preset.kinds))):
         if any(prob < 0 for prob in probs) or abs(sum(probs) - 1.0) > 1e-6:
             raise ValueError(f"{name} must add up to 1, got {probs}, which adds up to {sum(probs):g}")
     for kind in preset.kinds:
         for field in fields(kind):
-            value = getattr(kind, field.name)
+            value, what = getattr(kind, field.name), f"{field.name} of kind {kind.name!r}"
             if isinstance(value, tuple) and not (len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]):
-                raise ValueError(f"{field.name} of kind {kind.name!r} must be (low, high) with low ≤ high, got {value}")
+                raise ValueError(f"{what} must be (low, high) with low ≤ high, got {value}")
+            if not isinstance(value, (tuple, str, bool)) and not _is_number(value):
+                raise ValueError(f"{what} must be a finite number, got {value!r}")
+        if kind.edge <= 0 or kind.capsule_mm <= 0:
+            raise ValueError(f"edge and capsule_mm of kind {kind.name!r} must be above 0, got {kind.edge} and {kind.capsule_mm}")
+        if not 0 <= kind.speck_share < 1:
+            raise ValueError(f"speck_share of kind {kind.name!r} must lie in [0, 1), got {kind.speck_share}")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+_SINGLE = (
+    *(Scan.EDGE_SHARE, Scan.CNR_FLOOR, Scan.CLUSTER_PROB, Scan.CLUSTER_MM, Scan.SATELLITE_PROB, Scan.SATELLITE_FROM_MM, Scan.SATELLITE_MM),
+    Scan.CIRRHOSIS_PROB,
+)
+_SEVERAL = (
+    *(Scan.COUNT, Scan.AXIS_RATIO, Scan.IRREGULARITY, Scan.LOBULATION, Scan.SPICULATION, Scan.TEXTURE_MM, Scan.EDGE_MM, Scan.SIZE_MM),
+    *(Scan.MASS_EFFECT, Scan.BULGE, Scan.HALO, Scan.HALO_MM, Scan.SATELLITES, Scan.SATELLITE_RADIUS_MM, Scan.SURFACE_MM, Scan.NODULE_HU),
+)
+
+
 @cached(maxsize=16)
 def lesion_table(preset: LesionPreset, prob: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pack a preset into the flat table that `kernels.traits` reads: the scan's row, and a row for each kind."""
-    scan = torch.zeros(Scan.COLUMNS, dtype=torch.float32)
     columns: dict[Scan, Sequence[float]] = {
         Scan.ALTER_PROB: (prob,),
-        Scan.EDGE_SHARE: (preset.edge_share,),
-        Scan.CNR_FLOOR: (preset.cnr_floor,),
         Scan.ORGAN_HU: (preset.least_organ_hu,),
         Scan.SIZE_END: torch.tensor(preset.size_prob, dtype=torch.float64).cumsum(0).tolist(),
+        **{column: (getattr(preset, column.name.lower()),) for column in _SINGLE},
+        **{column: getattr(preset, column.name.lower()) for column in _SEVERAL},
     }
-    for column in (
-        Scan.COUNT,
-        Scan.AXIS_RATIO,
-        Scan.IRREGULARITY,
-        Scan.LOBULATION,
-        Scan.SPICULATION,
-        Scan.TEXTURE_MM,
-        Scan.EDGE_MM,
-        Scan.SIZE_MM,
-        Scan.MASS_EFFECT,
-    ):
-        columns[column] = getattr(preset, column.name.lower())
+    scan = torch.zeros(Scan.COLUMNS, dtype=torch.float32)
     for column, values in columns.items():
         scan[column : column + len(values)] = torch.tensor(values, dtype=torch.float32)
     kinds = torch.zeros(len(preset.kinds), Kind.COLUMNS, dtype=torch.float32)
@@ -200,35 +279,3 @@ def lesion_table(preset: LesionPreset, prob: float, device: torch.device) -> tup
         for column_, values in kind.row().items():
             row[column_ : column_ + len(values)] = torch.tensor(values, dtype=torch.float32)
     return scan.to(device, non_blocking=True), kinds.to(device, non_blocking=True)
-
-
-# Our choice throughout, where no source is named. Sizes: radius 2 to 44 mm, as tumours in LiTS have it (facts on training data); four of
-# ten lesions under 5 mm, which at 3.5 lesions a patch is 1.4 of them. Kinds: mostly hypodense, as metastases and cholangiocarcinomas in the
-# portal-venous phase; hyperdense as hypervascular metastases; cysts near water (0 to 18 HU); rims as in target lesions. Mass effect: around
-# the 30 % of Hu et al. 2023.
-LIVER = LesionPreset(
-    name="liver",
-    count=(1, 6),
-    size_mm=(2.0, 5.0, 10.0, 20.0, 44.0),
-    size_prob=(0.4, 0.3, 0.2, 0.1),
-    axis_ratio=(0.65, 1.0),
-    irregularity=(0.03, 0.10),
-    lobulation=(0.0, 0.18),
-    spiculation=(0.0, 0.0),
-    texture_mm=(6.0, 16.0),
-    edge_share=0.12,
-    edge_mm=(0.35, 1.2),
-    cnr_floor=1.0,
-    least_organ_hu=40.0,
-    mass_effect=(10.0, 40.0),
-    apart_mm=2.0,
-    avoid_vessels=True,
-    kinds=(
-        LesionKind("hypodense", 0.50, body=(-0.55, -0.20), texture=(0.05, 0.25)),
-        LesionKind("hyperdense", 0.10, body=(0.15, 0.45)),
-        LesionKind("target", 0.14, body=(-0.50, -0.25), rim=(0.20, 0.50)),
-        LesionKind("cyst", 0.10, body=(0.0, 18.0), target=True, texture=(0.0, 0.02), edge=0.6),
-        LesionKind("necrotic", 0.10, body=(-0.30, -0.15), core=(-0.50, -0.30), core_share=(0.45, 0.75), texture=(0.10, 0.25)),
-        LesionKind("calcified", 0.06, body=(-0.45, -0.20), speck_hu=(120.0, 400.0), speck_share=0.03),
-    ),
-)

@@ -13,7 +13,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from gpu_synth.lesion_preset import LIVER, LesionPreset
+from gpu_synth.lesion_preset import LesionPreset
+from gpu_synth.organs import ORGANS
 
 Range = tuple[float, float]
 IntRange = tuple[int, int]
@@ -177,7 +178,7 @@ _LIVER_HU2022 = Preset(
     contrast_hu=(-145.0, -65.0),
 )
 
-_PRESETS: dict[str, Preset | LesionPreset] = {preset.name: preset for preset in (_LIVER_HU2022, LIVER)}
+_PRESETS: dict[str, Preset | LesionPreset] = {preset.name: preset for preset in (_LIVER_HU2022, *ORGANS)}
 
 
 def names() -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from gpu_synth.precision import full_precision
 from gpu_synth.presets import Preset
 from gpu_synth.render import Render, together
 from gpu_synth.table import Bounds, parameter_table, slots_of
+from gpu_synth.wishes import NO_WISHES, Wishes, check_wishes
 
 
 class TumorSynthesizer(CountingModule):
@@ -76,12 +77,8 @@ class TumorSynthesizer(CountingModule):
             spacing_mm: Three host numbers along i, j, k, or three for each sample.
             uid: Ordinal of each sample in the whole run; without it, the synthesizer counts for itself.
 
-        Returns:
-            New image and label, of the types and on the device of those given.
-
         Raises:
-            TypeError: An argument has a wrong type or dtype.
-            ValueError: An argument has a wrong shape or value.
+            TypeError, ValueError: An argument has a wrong type or dtype, shape or value.
         """
         check_images(image, label, self.organ_label, self.tumor_label)
         spacing = check_spacing(spacing_mm, len(image))
@@ -93,18 +90,24 @@ class TumorSynthesizer(CountingModule):
         return new_image, new_label
 
     @torch.no_grad()
-    def plan(self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None) -> Plan:
-        """Draw all that is random. Arguments and errors are those of `forward`; without `uid` (in training mode), the next are used up."""
-        check_images(image, label, self.organ_label, self.tumor_label)
-        spacing = check_spacing(spacing_mm, len(image))
-        uid = self.next_uids(image) if uid is None else check_uid(uid, image)
-        return self.sample_plan(image.as_subclass(Tensor), label.as_subclass(Tensor), spacing, uid)
+    def plan(
+        self, image: Tensor, label: Tensor, spacing_mm: Any = None, uid: Tensor | None = None, lesions: Any = None, where: Any = None
+    ) -> Plan:
+        """Draw all that is random. Arguments and errors are those of `forward`; without `uid` (in training mode), the next are used up.
 
-    def sample_plan(self, image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> Plan:
+        `lesions` asks for lesions, a list of mappings, or one for each sample: any of `kind`, `centre_vox`, `radius_mm`, `contrast_hu`, …
+        (`lesion_plan.NAMES`); the rest is drawn. `where`, of the image's shape, tells how likely a voxel of the organ is a lesion's centre.
+        """
+        check_images(image, label, self.organ_label, self.tumor_label)
+        spacing, wishes = check_spacing(spacing_mm, len(image)), check_wishes(self.preset, image, lesions, where)
+        uid = self.next_uids(image) if uid is None else check_uid(uid, image)
+        return self.sample_plan(image.as_subclass(Tensor), label.as_subclass(Tensor), spacing, uid, wishes)
+
+    def sample_plan(self, image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor, wishes: Wishes = NO_WISHES) -> Plan:
         """Draw a plan, its arguments unchecked."""
         backend = resolve(self.backend, label.device)
         if isinstance(self.preset, LesionPreset):
-            return sample_lesions(self, self.preset, image, label, spacing, uid, backend)
+            return sample_lesions(self, self.preset, image, label, spacing, uid, wishes, backend)
         with full_precision(label.device, backend):
             runs = together(spacing, backend, label.device)
             return TumorPlan.cat([self._sample(self.preset, label[rows, 0], spacing[rows], uid[rows], backend) for rows in runs])
@@ -134,17 +137,13 @@ class TumorSynthesizer(CountingModule):
 
     @torch.no_grad()
     def render(self, image: Tensor, label: Tensor, plan: Plan, origin_vox: Sequence[int] | None = None) -> Render:
-        """Render a plan into healthy images: the same image, label and plan give the same result.
+        """Render a plan into healthy images: the same image, label and plan give the same result. Errors are those of `forward`.
 
         Args:
             image: Healthy CT, HU, `(b, 1, i, j, k)`, floating.
             label: Its labels.
             plan: One sample for each image, on its device.
             origin_vox: First voxel of the arrays in the whole that the plan was made for, where they are a crop of it.
-
-        Raises:
-            TypeError: An argument has a wrong type or dtype.
-            ValueError: The plan does not belong to these images.
         """
         check_images(image, label, self.organ_label, self.tumor_label)
         return render_plan(self, image.as_subclass(Tensor), label.as_subclass(Tensor), plan, check_plan(plan, image, origin_vox))

@@ -7,7 +7,7 @@ constexpr int ACROSS_J = 8, ACROSS_K = 32, THREADS = ACROSS_J * ACROSS_K;
 constexpr int WAVES = OUTLINE_WAVES + TEXTURE_WAVES;
 constexpr int LISTED = 8;  // lesions worked on at a time
 constexpr float FAR_SIGMAS = 4.0f, RIM_AT = 0.88f, RIM_WIDTH = 0.10f, CORE_WIDTH = 0.12f, SPECK_SCALE = 0.8f, SPECK_WIDTH = 0.4f;
-constexpr float SPECK_AT = 0.6f, SPECK_FADE = 0.25f;
+constexpr float SPECK_AT = 0.6f, SPECK_FADE = 0.25f, UNSEEN = -3.0e38f;
 
 // From 0 to 1 as x goes from −1 to 1, smoothly.
 __device__ __forceinline__ float step(float x) {
@@ -15,26 +15,44 @@ __device__ __forceinline__ float step(float x) {
     return x * x * (3.0f - 2.0f * x);
 }
 
-// How much of a voxel at an offset in mm a lesion holds, and what HU it would add; whether the voxel's centre lies inside.
-__device__ bool seen(const float* row, const float4* waves, float dx, float dy, float dz, float* held, float* added) {
+// How far beyond the surface a lesion changes anything: its edge, its capsule, its halo.
+__device__ __forceinline__ float beyond_mm(const float* row) {
+    const float capsule = row[CAPSULE] != 0.0f ? FAR_SIGMAS * row[CAPSULE_MM] : 0.0f, halo = row[HALO] != 0.0f ? row[HALO_MM] : 0.0f;
+    return fmaxf(FAR_SIGMAS * row[EDGE], fmaxf(capsule, halo));
+}
+
+// What a voxel sees of a lesion: how deep below its surface it lies, in edge widths; its share that is lesion; the change in HU.
+struct Seen {
+    float depth, held, change;
+};
+
+// `way` is how far along the way from the centre to the surface, `surface` how far from that in mm, (dx, dy, dz) the offset from the centre.
+__device__ Seen coloured(const float* row, const float4* waves, float way, float surface, float dx, float dy, float dz) {
+    if (surface >= beyond_mm(row)) return {UNSEEN, 0.0f, 0.0f};
+    const float edge = row[EDGE], held = surface < FAR_SIGMAS * edge ? 0.5f * erfcf(surface / (edge * 1.4142135f)) : 0.0f;
+    const float scale = row[TEXTURE_MM], fine = SPECK_SCALE * scale, rim = (way - RIM_AT) / RIM_WIDTH;
+    float added = row[BODY] + row[CORE] * (1.0f - step((way - row[CORE_SHARE]) / CORE_WIDTH)) + row[RIM] * expf(-rim * rim);
+    added += row[TEXTURE] * texture_at(waves, dx / scale, dy / scale, dz / scale);
+    if (row[SPECK] != 0.0f) {
+        const float speck = step((texture_at(waves, dx / fine, dy / fine, dz / fine) - row[SPECK_SHARE]) / SPECK_WIDTH);
+        added += row[SPECK] * (speck * (1.0f - step((way - SPECK_AT) / SPECK_FADE)));
+    }
+    const float across = surface / row[CAPSULE_MM], left = fmaxf(1.0f - fmaxf(surface, 0.0f) / row[HALO_MM], 0.0f);
+    const float capsule = row[CAPSULE] * expf(-0.5f * across * across), halo = row[HALO] * (left * left) * (1.0f - held);
+    return {-surface / edge, held, held * added + capsule + halo};
+}
+
+// What a voxel at an offset in mm sees of a lesion.
+__device__ Seen seen(const float* row, const float4* waves, float dx, float dy, float dz) {
     const float w = row[ROTATION], x = row[ROTATION + 1], y = row[ROTATION + 2], z = row[ROTATION + 3];
     const float a = (dx * (1 - 2 * (y * y + z * z)) + dy * (2 * (x * y + w * z)) + dz * (2 * (x * z - w * y))) / row[AXES];
     const float b = (dx * (2 * (x * y - w * z)) + dy * (1 - 2 * (x * x + z * z)) + dz * (2 * (y * z + w * x))) / row[AXES + 1];
     const float c = (dx * (2 * (x * z + w * y)) + dy * (2 * (y * z - w * x)) + dz * (1 - 2 * (x * x + y * y))) / row[AXES + 2];
-    const float rho = fmaxf(sqrtf(a * a + b * b + c * c), 1e-6f), edge = row[EDGE];
+    const float rho = fmaxf(sqrtf(a * a + b * b + c * c), 1e-6f);
     const float length = rho > 1e-5f ? sqrtf(dx * dx + dy * dy + dz * dz) / rho : row[RADIUS];
-    *held = 0.0f;
-    if ((rho - row[REACH]) * length >= FAR_SIGMAS * edge) return false;
+    if ((rho - row[REACH]) * length >= beyond_mm(row)) return {UNSEEN, 0.0f, 0.0f};
     const float reach = fminf(radius_at(waves, row[IRREGULARITY], row[LOBULATION], row[SPICULATION], a / rho, b / rho, c / rho), row[REACH]);
-    const float surface = (rho - reach) * length, way = rho / reach, rim = (way - RIM_AT) / RIM_WIDTH;
-    if (surface >= FAR_SIGMAS * edge) return false;
-    *held = 0.5f * erfcf(surface / (edge * 1.4142135f));
-    const float scale = row[TEXTURE_MM], fine = SPECK_SCALE * scale;
-    const float grain = texture_at(waves, dx / scale, dy / scale, dz / scale);
-    const float speck = row[SPECK] != 0.0f ? step((texture_at(waves, dx / fine, dy / fine, dz / fine) - row[SPECK_SHARE]) / SPECK_WIDTH) : 0.0f;
-    const float inner = 1.0f - step((way - SPECK_AT) / SPECK_FADE);
-    *added = row[BODY] + row[CORE] * (1.0f - step((way - row[CORE_SHARE]) / CORE_WIDTH)) + row[RIM] * expf(-rim * rim) + row[TEXTURE] * grain + row[SPECK] * (speck * inner);
-    return surface < 0.0f;
+    return coloured(row, waves, rho / reach, (rho - reach) * length, dx, dy, dz);
 }
 
 // One voxel a thread, 8 × 32 along j and k a block: blocks (k, i · j, samples), which list the lesions that can reach them, eight at a time.
@@ -51,14 +69,14 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
     const int j = first_j + thread / ACROSS_K, k = first_k + thread % ACROSS_K;
     const long long sample = blockIdx.z;
     const unsigned long long uid = (unsigned long long)uids[sample];
-    float most = 0.0f, change = 0.0f;
+    Seen best = {UNSEEN, 0.0f, 0.0f};
     int number = 0;
     for (int first = 0; first < slots; first += LISTED) {
         const int some = min(LISTED, slots - first);
         if (thread < some) {
             const long long slot = sample * slots + first + thread;
             const float* row = lesions + slot * TRAITS;
-            const float far = fmaxf(row[AXES], fmaxf(row[AXES + 1], row[AXES + 2])) * row[REACH] + FAR_SIGMAS * row[EDGE];
+            const float far = fmaxf(row[AXES], fmaxf(row[AXES + 1], row[AXES + 2])) * row[REACH] + beyond_mm(row);
             const float x = centre_vox[3 * slot] - (float)origin_i, y = centre_vox[3 * slot + 1] - (float)origin_j, z = centre_vox[3 * slot + 2] - (float)origin_k;
             centres[thread][0] = x, centres[thread][1] = y, centres[thread][2] = z;
             const float gap_j = fmaxf((float)first_j - y, y - (float)(first_j + ACROSS_J - 1)) * mm_j;
@@ -72,12 +90,11 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
         __syncthreads();
         for (int entry = 0; entry < some; ++entry) {
             if (!listed[entry]) continue;
-            float held, added = 0.0f;
             const float* centre = centres[entry];
             const float dx = ((float)i - centre[0]) * mm_i, dy = ((float)j - centre[1]) * mm_j, dz = ((float)k - centre[2]) * mm_k;
-            const bool in = seen(rows[entry], waves[entry], dx, dy, dz, &held, &added);
-            if (held > most) most = held, change = held * added;
-            if (in && number == 0) number = first + entry + 1;
+            const Seen lesion = seen(rows[entry], waves[entry], dx, dy, dz);
+            if (lesion.depth > best.depth) best = lesion;
+            if (lesion.depth > 0.0f && number == 0) number = first + entry + 1;
         }
         __syncthreads();
     }
@@ -85,8 +102,8 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
     const long long at = ((sample * n_i + i) * n_j + j) * n_k + k;
     const bool inside = read_label(label, at, label_kind) == organ;
     numbers[at] = inside ? (short)number : (short)0;
-    occupancy[at] = inside ? most : 0.0f;
+    occupancy[at] = inside ? best.held : 0.0f;
     if (!inside) return;
-    if (change != 0.0f) add_to(image, at, image_kind, change);
+    if (best.change != 0.0f) add_to(image, at, image_kind, best.change);
     if (number) write_label(label, at, label_kind, tumor);
 }

@@ -1,8 +1,9 @@
-"""Lesions as radiologists know them, painted voxel by voxel: outline, soft edge, body, core, rim, texture and specks, each lesion its own.
+"""Lesions as radiologists know them, painted voxel by voxel: outline, soft edge, body, core, rim, texture, specks, capsule and halo.
 
 A voxel sees a lesion through three numbers: how far along its ray from the centre it lies, as a share of the outline (1 at the surface);
-how far from the surface, in mm; and where in the lesion's texture. What is added to it depends on these and on nothing else, so that a crop
-is painted as the whole would be, and the scan's own noise and grain remain.
+how far from the surface, in mm; and where in the lesion's texture. What is added to it depends on these and on nothing else, so that a
+crop is painted as the whole would be, and the scan's own noise and grain remain. The capsule is a bright rim on the surface, Gaussian
+across; the halo fades outward from there, as (1 − s / width)².
 
 Cost: 24 waves for the outline and 12 for the texture a voxel in reach of a lesion; image and label are read and written once.
 """
@@ -17,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
+from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels._outline import radius_at, texture_at, waves
-from gpu_synth.kernels.traits import Trait
 
 RIM_AT, RIM_WIDTH = 0.88, 0.10  # of the way from centre to surface
 CORE_WIDTH = 0.12
@@ -65,8 +66,10 @@ def paint_(
         backend: "torch" or "cupy".
 
     Returns:
-        Which lesion holds a voxel, and how much of the voxel is lesion. Of lesions over each other, the one that holds more of a voxel
-        colours it, the lower slot where they are even; the lowest slot that reaches it gives it its number.
+        Which lesion holds a voxel, and how much of the voxel is lesion. Of lesions over each other, the one in which a voxel lies deepest,
+        by its own edge's width, colours it, the lower slot where they are even; the lowest slot that reaches it gives it its number.
+
+    Source: facts on effects: the capsule is a rim of 25 to 120 HU blurred by 0.8 voxels of 1 mm (Hu et al. 2023). All else is our choice.
     """
     run = _paint_cuda_ if backend == "cupy" else paint_torch_
     return run(image, label, centre_vox, lesion, active, seed, uid, spacing_mm, origin_vox, organ_label, tumor_label)
@@ -112,18 +115,18 @@ def paint_torch_(
     """Twin of the kernel."""
     organ = label == organ_label
     number, occupancy = torch.zeros_like(label, dtype=torch.int16), torch.zeros_like(label, dtype=torch.float32)
-    change, wave = torch.zeros_like(occupancy), waves(seed, uid, active.shape[1])
+    change, depth, wave = torch.zeros_like(occupancy), torch.full_like(occupancy, -torch.inf), waves(seed, uid, active.shape[1])
     centre = centre_vox - torch.tensor(origin_vox, dtype=torch.float32).to(label.device, non_blocking=True)
     for sample in range(len(label)):
         for slot in range(active.shape[1]):
             row, at = lesion[sample, slot], centre[sample, slot]
             box = _box(row, at, active[sample, slot], spacing_mm, label)
-            held, added, inside = _seen(row, wave[sample, slot], _offsets(box, at, spacing_mm))
             of_sample = (sample, slice(*box[0]), slice(*box[1]), slice(*box[2]))
-            more = (held > occupancy[of_sample]) & active[sample, slot]
-            occupancy[of_sample] = torch.where(more, held, occupancy[of_sample])
-            change[of_sample] = torch.where(more, held * added, change[of_sample])
-            first = inside & active[sample, slot] & (number[of_sample] == 0)
+            seen = _seen(row, wave[sample, slot], _offsets(box, at, spacing_mm))
+            more = (seen.depth > depth[of_sample]) & active[sample, slot]
+            for field, value in ((depth, seen.depth), (occupancy, seen.held), (change, seen.change)):
+                field[of_sample] = torch.where(more, value, field[of_sample])
+            first = (seen.depth > 0) & active[sample, slot] & (number[of_sample] == 0)
             number[of_sample] = torch.where(first, slot + 1, number[of_sample])
     occupancy.mul_(organ)
     number.mul_(organ)
@@ -133,12 +136,20 @@ def paint_torch_(
     return Painted(number, occupancy)
 
 
+class _Seen(NamedTuple):
+    """What voxels see of a lesion."""
+
+    depth: Tensor  # below the surface, in edge widths; −∞ where nothing of it is seen
+    held: Tensor  # share of the voxel that is lesion
+    change: Tensor  # HU
+
+
 def _box(row: Tensor, centre_vox: Tensor, active: Tensor, spacing_mm: Sequence[float], label: Tensor) -> list[tuple[int, int]]:
     """Voxels that a lesion can reach: its longest axis, as far as its outline goes, and its edge; everything where nothing is looked at."""
     if not _host.on_host(label.device):
         return [(0, n) for n in label.shape[1:]]
     values = row.tolist()
-    far = max(values[Trait.AXES : Trait.AXES + 3]) * values[Trait.REACH] + FAR_SIGMAS * values[Trait.EDGE] if active else -1.0
+    far = max(values[Trait.AXES : Trait.AXES + 3]) * values[Trait.REACH] + float(_beyond_mm(row)) if active else -1.0
     ends = []
     for at, spacing, n in zip(centre_vox.tolist(), spacing_mm, label.shape[1:], strict=True):
         start = min(n, max(0, math.floor(at - far / spacing)))
@@ -155,37 +166,47 @@ def _offsets(box: list[tuple[int, int]], centre_vox: Tensor, spacing_mm: Sequenc
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
-def _seen(row: Tensor, wave: Tensor, offset_mm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How much of each voxel a lesion holds, what HU it would add if it held all of it, and whether the voxel's centre lies inside."""
-    shape, offset = offset_mm.shape[:-1], offset_mm.reshape(-1, 3)
+def _beyond_mm(row: Tensor) -> Tensor:
+    """How far beyond the surface a lesion changes anything: its edge, its capsule, its halo."""
+    capsule_mm = torch.where(row[Trait.CAPSULE] != 0, FAR_SIGMAS * row[Trait.CAPSULE_MM], 0.0)
+    halo_mm = torch.where(row[Trait.HALO] != 0, row[Trait.HALO_MM], 0.0)
+    return torch.maximum(FAR_SIGMAS * row[Trait.EDGE], torch.maximum(capsule_mm, halo_mm))
+
+
+def _seen(row: Tensor, wave: Tensor, offset_mm: Tensor) -> _Seen:
+    """What a box of voxels sees of a lesion."""
+    offset = offset_mm.reshape(-1, 3)
     in_axes = torch.matmul(offset, _matrix(row)) / row[Trait.AXES : Trait.AXES + 3]
     rho, distance = in_axes.square().sum(-1).sqrt().clamp_min(1e-6), offset.square().sum(-1).sqrt()
-    length = torch.where(rho > 1e-5, distance / rho, row[Trait.RADIUS])
-    held, added = torch.zeros_like(rho), torch.zeros_like(rho)
-    inside = torch.zeros_like(rho, dtype=torch.bool)
+    length, beyond_mm = torch.where(rho > 1e-5, distance / rho, row[Trait.RADIUS]), _beyond_mm(row)
     near: Tensor | slice = slice(None)
     if _host.on_host(rho.device):
-        near = ((rho - row[Trait.REACH]) * length < FAR_SIGMAS * row[Trait.EDGE]).nonzero()[:, 0]
-    held[near], added[near], inside[near] = _seen_near(row, wave, in_axes[near], rho[near], length[near], offset[near])
-    return held.view(shape), added.view(shape), inside.view(shape)
+        near = ((rho - row[Trait.REACH]) * length < beyond_mm).nonzero()[:, 0]
+    reach = radius_at(wave, in_axes[near] / rho[near, None], row[Trait.IRREGULARITY : Trait.IRREGULARITY + 3], row[Trait.REACH])
+    surface_mm = (rho[near] - reach) * length[near]
+    seen = _coloured(row, wave, rho[near] / reach, surface_mm, offset[near], beyond_mm)
+    everywhere = _Seen(torch.full_like(rho, -torch.inf), torch.zeros_like(rho), torch.zeros_like(rho))
+    for whole, part in zip(everywhere, seen, strict=True):
+        whole[near] = part
+    return _Seen(*(whole.view(offset_mm.shape[:-1]) for whole in everywhere))
 
 
-def _seen_near(
-    row: Tensor, wave: Tensor, in_axes: Tensor, rho: Tensor, length_mm: Tensor, offset_mm: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    outline = row[Trait.IRREGULARITY : Trait.IRREGULARITY + 3]
-    reach = radius_at(wave, in_axes / rho[:, None], outline, row[Trait.REACH])
-    surface_mm = (rho - reach) * length_mm
-    held = 0.5 * torch.erfc(surface_mm / (row[Trait.EDGE] * 2.0**0.5))
-    held = torch.where(surface_mm < FAR_SIGMAS * row[Trait.EDGE], held, 0.0)
-    way = rho / reach
+def _coloured(row: Tensor, wave: Tensor, way: Tensor, surface_mm: Tensor, offset_mm: Tensor, beyond_mm: Tensor) -> _Seen:
+    """What voxels see of a lesion, given how far along the way to its surface and from it they lie."""
+    edge, there = row[Trait.EDGE], surface_mm < beyond_mm
+    held = torch.where(surface_mm < FAR_SIGMAS * edge, 0.5 * torch.erfc(surface_mm / (edge * 2.0**0.5)), 0.0)
     core = 1.0 - _step((way - row[Trait.CORE_SHARE]) / CORE_WIDTH)
     rim = torch.exp(-(((way - RIM_AT) / RIM_WIDTH) ** 2))
-    grain = texture_at(wave, offset_mm / row[Trait.TEXTURE_MM])
-    speck = _step((texture_at(wave, offset_mm / (SPECK_SCALE * row[Trait.TEXTURE_MM])) - row[Trait.SPECK_SHARE]) / SPECK_WIDTH)
-    speck = speck * (1.0 - _step((way - SPECK_AT) / SPECK_FADE))
-    added = row[Trait.BODY] + row[Trait.CORE] * core + row[Trait.RIM] * rim + row[Trait.TEXTURE] * grain + row[Trait.SPECK] * speck
-    return held, added, surface_mm < 0
+    added = row[Trait.BODY] + row[Trait.CORE] * core + row[Trait.RIM] * rim
+    added += row[Trait.TEXTURE] * texture_at(wave, offset_mm / row[Trait.TEXTURE_MM])
+    if not _host.on_host(row.device) or row[Trait.SPECK] != 0:
+        speck = texture_at(wave, offset_mm / (SPECK_SCALE * row[Trait.TEXTURE_MM])) - row[Trait.SPECK_SHARE]
+        added += row[Trait.SPECK] * (_step(speck / SPECK_WIDTH) * (1.0 - _step((way - SPECK_AT) / SPECK_FADE)))
+    across = surface_mm / row[Trait.CAPSULE_MM]
+    capsule = row[Trait.CAPSULE] * torch.exp(-0.5 * across * across)
+    halo = row[Trait.HALO] * (1.0 - surface_mm.clamp_min(0.0) / row[Trait.HALO_MM]).clamp_min(0.0) ** 2 * (1.0 - held)
+    depth = torch.where(there, -surface_mm / edge, -torch.inf)
+    return _Seen(depth, torch.where(there, held, 0.0), torch.where(there, held * added + capsule + halo, 0.0))
 
 
 def _step(x: Tensor) -> Tensor:

@@ -1,20 +1,22 @@
-// Where lesions go: candidates by rank among the organ's voxels, then, slot after slot, the first that fits.
+// Where lesions go: candidates by rank among the organ's voxels, then, slot after slot, the first that fits; those that lie near another
+// lesion draw their candidates around it.
 #include "labels.cuh"
 #include "rng.cuh"
 
 constexpr int THREADS = 128;
 constexpr int CANDIDATES = 32, LOOKS = 256, SLOTS = 64;
 
-// Organ voxels of one line along k a thread; `tumor_seen` is zero before. Bytes: 1 read a voxel, 4 written a line.
+// Organ voxels of one line along k a thread, or what the map says of them; `tumor_seen` is zero before. Bytes: 1 or 2 read a voxel, 8 written a line.
 extern "C" __global__ void __launch_bounds__(THREADS)
-lines_kernel(int* in_line, int* tumor_seen, const void* label, int kind, long long organ, long long tumor, long long lines, int n_k) {
+lines_kernel(long long* in_line, int* tumor_seen, const void* label, const unsigned char* where, int kind, long long organ, long long tumor, long long lines,
+             int n_k) {
     const long long line = blockIdx.x * (long long)THREADS + threadIdx.x, sample = blockIdx.y;
     if (line >= lines) return;
-    int count = 0;
+    long long count = 0;
     bool has_tumor = false;
     for (int k = 0; k < n_k; ++k) {
-        const long long value = read_label(label, (sample * lines + line) * n_k + k, kind);
-        count += value == organ;
+        const long long at = (sample * lines + line) * n_k + k, value = read_label(label, at, kind);
+        if (value == organ) count += where ? where[at] : 1;
         has_tumor |= value == tumor;
     }
     in_line[sample * lines + line] = count;
@@ -23,29 +25,56 @@ lines_kernel(int* in_line, int* tumor_seen, const void* label, int kind, long lo
 
 // Running sum over a sample's lines, one sample a block: each thread adds up its own stretch, then the stretches before it.
 extern "C" __global__ void __launch_bounds__(THREADS)
-ends_kernel(int* ends, const int* in_line, long long lines) {
-    __shared__ int sums[THREADS];
+ends_kernel(long long* ends, const long long* in_line, long long lines) {
+    __shared__ long long sums[THREADS];
     const int thread = threadIdx.x;
     const long long each = (lines + THREADS - 1) / THREADS, first = thread * each, last = min(first + each, lines), start = blockIdx.x * lines;
-    int sum = 0;
+    long long sum = 0;
     for (long long line = first; line < last; ++line) sum += in_line[start + line];
     sums[thread] = sum;
     __syncthreads();
-    int before = 0;
+    long long before = 0;
     for (int other = 0; other < thread; ++other) before += sums[other];
     for (long long line = first; line < last; ++line) ends[start + line] = before += in_line[start + line];
 }
 
+// What both kernels below look at.
+struct Scene {
+    const void* label;
+    const unsigned char* vessel;
+    const float* looks;
+    long long organ;
+    int kind, n_i, n_j, n_k;
+    float mm_i, mm_j, mm_k;
+
+    // Index of the voxel at a point, −1 beyond the array.
+    __device__ long long voxel(long long sample, float x, float y, float z) const {
+        const float i = rintf(x), j = rintf(y), k = rintf(z);
+        if (!(i >= 0 && i < n_i && j >= 0 && j < n_j && k >= 0 && k < n_k)) return -1;
+        return ((sample * n_i + (long long)i) * n_j + (long long)j) * n_k + (long long)k;
+    }
+
+    // Voxel at one of the points spread over a lesion's ball.
+    __device__ long long look(long long sample, const float* at, float reach_mm, int which) const {
+        const float* offset = looks + 3 * which;
+        return voxel(sample, at[0] + offset[0] * (reach_mm / mm_i), at[1] + offset[1] * (reach_mm / mm_j), at[2] + offset[2] * (reach_mm / mm_k));
+    }
+
+    __device__ bool in_organ(long long at) const { return at >= 0 && read_label(label, at, kind) == organ; }
+};
+
 // Candidates of one slot of one sample a block: blocks (slots, samples). Which of them would reach a vessel, all threads find out.
 // Bytes: a line of labels and 256 looks a candidate.
 extern "C" __global__ void __launch_bounds__(THREADS)
-candidates_kernel(float* centre_vox, bool* clear, const int* ends, const void* label, const unsigned char* vessel, const float* looks, const float* reach_mm,
-                  const long long* uids, unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k, float mm_i, float mm_j, float mm_k) {
+candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const unsigned char* where, const void* label, const unsigned char* vessel,
+                  const float* looks, const float* reach_mm, const long long* uids, unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k,
+                  float mm_i, float mm_j, float mm_k) {
+    const Scene scene = {label, vessel, looks, organ, kind, n_i, n_j, n_k, mm_i, mm_j, mm_k};
     __shared__ float centre[CANDIDATES][3];
     __shared__ int hit[CANDIDATES];
     const int slot = blockIdx.x, slots = gridDim.x, thread = threadIdx.x;
     const long long sample = blockIdx.y, lines = (long long)n_i * n_j;
-    const int* end = ends + sample * lines;
+    const long long* end = ends + sample * lines;
     const long long row = (sample * slots + slot) * CANDIDATES;
     if (thread < CANDIDATES) {
         const Words words = philox(seed, (unsigned long long)uids[sample], SITE, slot, thread);
@@ -58,20 +87,20 @@ candidates_kernel(float* centre_vox, bool* clear, const int* ends, const void* l
         }
         long long left = rank - (low > 0 ? end[low - 1] : 0);
         int k = 0;
-        for (; k < n_k - 1; ++k)
-            if (read_label(label, (sample * lines + low) * n_k + k, kind) == organ && left-- == 0) break;
+        for (; k < n_k - 1; ++k) {
+            const long long at = (sample * lines + low) * n_k + k;
+            if (scene.in_organ(at)) left -= where ? where[at] : 1;
+            if (left < 0) break;
+        }
         centre[thread][0] = (float)(low / n_j) + (to_uniform(words.word[1]) - 0.5f);
         centre[thread][1] = (float)(low % n_j) + (to_uniform(words.word[2]) - 0.5f);
         centre[thread][2] = (float)k + (to_uniform(words.word[3]) - 0.5f);
         hit[thread] = 0;
     }
     __syncthreads();
-    const float reach = reach_mm[sample * slots + slot], step_i = reach / mm_i, step_j = reach / mm_j, step_k = reach / mm_k;
     for (int item = thread; vessel && item < CANDIDATES * LOOKS; item += THREADS) {
-        const float *at = centre[item / LOOKS], *look = looks + 3 * (item % LOOKS);
-        const float i = rintf(at[0] + look[0] * step_i), j = rintf(at[1] + look[1] * step_j), k = rintf(at[2] + look[2] * step_k);
-        if (i < 0 || i >= n_i || j < 0 || j >= n_j || k < 0 || k >= n_k) continue;
-        if (vessel[((sample * n_i + (long long)i) * n_j + (long long)j) * n_k + (long long)k]) atomicOr(&hit[item / LOOKS], 1);
+        const long long at = scene.look(sample, centre[item / LOOKS], reach_mm[sample * slots + slot], item % LOOKS);
+        if (at >= 0 && vessel[at]) atomicOr(&hit[item / LOOKS], 1);
     }
     __syncthreads();
     if (thread >= CANDIDATES) return;
@@ -79,34 +108,84 @@ candidates_kernel(float* centre_vox, bool* clear, const int* ends, const void* l
     clear[row + thread] = !hit[thread];
 }
 
-// One sample a block, one candidate a thread: slot after slot, the first candidate that keeps its distance from all lesions before it.
-extern "C" __global__ void __launch_bounds__(CANDIDATES)
-choose_kernel(float* chosen_vox, bool* placed, bool* possible, const float* centre_vox, const bool* clear, const float* reach_mm, const bool* active,
-              const int* ends, const int* tumor_seen, float apart_mm, int slots, long long lines, float mm_i, float mm_j, float mm_k) {
-    __shared__ float chosen[SLOTS][4];  // centre and reach, in mm; a reach below none is no lesion
-    __shared__ int first;
+// One sample a block, one candidate a thread: slot after slot, the first candidate that keeps its distance from all lesions before it. For a
+// lesion near another the candidates are made here, as that one's place is known only now; all threads look for vessels around them.
+extern "C" __global__ void __launch_bounds__(THREADS)
+choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible, const float* centre_vox, const bool* clear, const bool* active,
+              const int* parents, const float* radius_mm, const float* within_mm, const float* given_vox, const long long* ends, const int* tumor_seen,
+              float apart_mm, int slots, const void* label, const unsigned char* vessel, const float* looks, const float* reach_mm, const long long* uids,
+              unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k, float mm_i, float mm_j, float mm_k) {
+    const Scene scene = {label, vessel, looks, organ, kind, n_i, n_j, n_k, mm_i, mm_j, mm_k};
+    __shared__ float chosen[SLOTS][4];  // centre in voxels, and reach in mm; a reach below none is no lesion
+    __shared__ float candidate[CANDIDATES][3];
+    __shared__ int first, beyond, hit[CANDIDATES];
     const int thread = threadIdx.x;
-    const long long sample = blockIdx.x;
+    const long long sample = blockIdx.x, lines = (long long)n_i * n_j;
     const bool can = ends[sample * lines + lines - 1] > 0 && !tumor_seen[sample];
     if (thread == 0) possible[sample] = can;
+    const auto given_at = [&](long long lesion) -> const float* {
+        const float* at = given_vox ? given_vox + 3 * lesion : nullptr;
+        return at && isfinite(at[0]) && isfinite(at[1]) && isfinite(at[2]) ? at : nullptr;
+    };
+    for (int slot = thread; slot < slots; slot += THREADS) {
+        const float* at = given_at(sample * slots + slot);
+        for (int axis = 0; axis < 3; ++axis) chosen[slot][axis] = at ? at[axis] : 0.0f;
+        chosen[slot][3] = at && can && active[sample * slots + slot] ? reach_mm[sample * slots + slot] : -1.0f;
+    }
+    __syncthreads();
     for (int slot = 0; slot < slots; ++slot) {
         const long long lesion = sample * slots + slot;
-        const float* at = centre_vox + 3 * (lesion * CANDIDATES + thread);
-        const float x = at[0] * mm_i, y = at[1] * mm_j, z = at[2] * mm_k, reach = reach_mm[lesion];
-        if (thread == 0) first = CANDIDATES;
-        __syncthreads();
-        bool fits = clear[lesion * CANDIDATES + thread];
-        for (int other = 0; other < slot; ++other) {
-            const float dx = x - chosen[other][0], dy = y - chosen[other][1], dz = z - chosen[other][2], least = fmaxf(reach + chosen[other][3] + apart_mm, 0.0f);
-            fits = fits && (chosen[other][3] < 0.0f || dx * dx + dy * dy + dz * dz >= least * least);
+        const int parent = parents[lesion];
+        const float reach = reach_mm[lesion], *given = given_at(lesion);
+        if (thread == 0) first = CANDIDATES, beyond = 0;
+        if (thread < CANDIDATES) {
+            const float* at = centre_vox + 3 * (lesion * CANDIDATES + thread);
+            float x = at[0], y = at[1], z = at[2];
+            bool out = !clear[lesion * CANDIDATES + thread];
+            if (parent >= 0) {
+                const Words words = philox(seed, (unsigned long long)uids[sample], SITE, slot, thread);
+                const long long of_parent = sample * slots + parent;
+                const float least = fmaxf(reach_mm[of_parent] + reach + apart_mm, 0.0f), most = fmaxf(radius_mm[of_parent] + within_mm[lesion], least + 1.0f);
+                const double distance = (double)(least + to_uniform(words.word[0]) * (most - least)), up = 2.0 * (double)to_uniform(words.word[1]) - 1.0;
+                double sine, cosine;
+                sincospi(2.0 * (double)to_uniform(words.word[2]), &sine, &cosine);
+                const double across = sqrt(1.0 - up * up);
+                x = (float)((double)chosen[parent][0] + distance * (across * cosine) / (double)mm_i);
+                y = (float)((double)chosen[parent][1] + distance * (across * sine) / (double)mm_j);
+                z = (float)((double)chosen[parent][2] + distance * up / (double)mm_k);
+                out = chosen[parent][3] < 0.0f || !scene.in_organ(scene.voxel(sample, x, y, z));
+            }
+            candidate[thread][0] = x, candidate[thread][1] = y, candidate[thread][2] = z, hit[thread] = out;
         }
-        if (fits) atomicMin(&first, thread);
         __syncthreads();
-        const bool here = active[lesion] && can && first < CANDIDATES;
-        if (thread == min(first, CANDIDATES - 1)) {
-            for (int axis = 0; axis < 3; ++axis) chosen_vox[3 * lesion + axis] = at[axis];
+        for (int item = thread; vessel && parent >= 0 && active[lesion] && item < CANDIDATES * LOOKS; item += THREADS) {
+            const long long at = scene.look(sample, candidate[item / LOOKS], reach, item % LOOKS);
+            if (at >= 0 && vessel[at]) atomicOr(&hit[item / LOOKS], 1);
+        }
+        __syncthreads();
+        if (thread < CANDIDATES) {
+            bool fits = !hit[thread];
+            for (int other = 0; other < slots; ++other) {
+                if (other == slot) continue;
+                const float dx = (candidate[thread][0] - chosen[other][0]) * mm_i, dy = (candidate[thread][1] - chosen[other][1]) * mm_j;
+                const float dz = (candidate[thread][2] - chosen[other][2]) * mm_k, least = fmaxf(reach + chosen[other][3] + apart_mm, 0.0f);
+                fits = fits && (chosen[other][3] < 0.0f || dx * dx + dy * dy + dz * dz >= least * least);
+            }
+            if (fits) atomicMin(&first, thread);
+        }
+        __syncthreads();
+        const bool here = active[lesion] && can && (given || first < CANDIDATES);
+        const float* at = given ? given : candidate[min(first, CANDIDATES - 1)];
+        for (int which = thread; which < LOOKS; which += THREADS) {
+            const long long voxel = scene.look(sample, at, reach, which);
+            if (voxel >= 0 && !scene.in_organ(voxel)) atomicOr(&beyond, 1);
+        }
+        __syncthreads();
+        if (thread == 0) {
+            for (int axis = 0; axis < 3; ++axis) chosen_vox[3 * lesion + axis] = chosen[slot][axis] = at[axis];
+            chosen[slot][3] = here ? reach : -1.0f;
             placed[lesion] = here;
-            chosen[slot][0] = x, chosen[slot][1] = y, chosen[slot][2] = z, chosen[slot][3] = here ? reach : -1.0f;
+            at_surface[lesion] = beyond;
         }
         __syncthreads();
     }

@@ -1,7 +1,8 @@
-"""Where lesions of known size go: a uniform voxel of the organ, drawn again where the lesion would reach a vessel or another lesion.
+"""Where lesions of known size go: a voxel of the organ, drawn again where the lesion would reach a vessel or another lesion.
 
-Every slot draws the same number of candidates, each uniform over the organ's voxels by rank, and takes the first that fits; so nothing
-is read back, the choice is uniform over all places that fit, and a lesion for which none of them does is left out.
+Every slot draws the same number of candidates, each uniform over the organ's voxels by rank, or as likely as a map has it, and takes the
+first that fits; so nothing is read back, the choice is uniform over all places that fit, and a lesion for which none of them does is left
+out. Satellites and lesions of a cluster draw their candidates around the lesion that they belong to, once that one has its place.
 
 Cost: 1 byte read a voxel; for each lesion 32 candidates, with 256 looks at the vessel map each.
 """
@@ -14,11 +15,47 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from gpu_synth.kernels import _launch
+from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._cached import cached
 from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 
 CANDIDATES, LOOKS, SLOTS = 32, 256, 64
+MOST_TOTAL = 2**31 - 1  # of the map's integers over a sample
+
+
+class Wanted(NamedTuple):
+    """Lesions that want a place.
+
+    Attributes:
+        reach_mm: How far each reaches from its centre.
+        active: Slots in use.
+        parent: Slot of the lesion near which it lies, always an earlier one; −1 where it lies anywhere.
+        radius_mm: Radii, for those that lie near others.
+        within_mm: Such a lesion's centre lies at most this far from its parent's ball.
+        given_vox: Centres that are set, whatever is there, and which others keep away from: NaN where they are to be chosen; None where
+            all are.
+    """
+
+    reach_mm: Float[Tensor, "b slots"]
+    active: Bool[Tensor, "b slots"]
+    parent: Int[Tensor, "b slots"]
+    radius_mm: Float[Tensor, "b slots"]
+    within_mm: Float[Tensor, "b slots"]
+    given_vox: Float[Tensor, "b slots 3"] | None = None
+
+
+class Maps(NamedTuple):
+    """What voxels say of themselves.
+
+    Attributes:
+        label: Labels of any integer type.
+        vessel: Voxels that no lesion may reach; None where lesions may reach any.
+        where: How likely a voxel of the organ is a centre, as integers that add up to `MOST_TOTAL` at most; None where all are alike.
+    """
+
+    label: Int[Tensor, "b i j k"]
+    vessel: UInt8[Tensor, "b i j k"] | None = None
+    where: UInt8[Tensor, "b i j k"] | None = None
 
 
 class Sites(NamedTuple):
@@ -26,14 +63,13 @@ class Sites(NamedTuple):
 
     centre_vox: Float[Tensor, "b slots 3"]
     placed: Bool[Tensor, "b slots"]
+    at_surface: Bool[Tensor, "b slots"]  # whether a lesion's ball reaches beyond the organ
     possible: Bool[Tensor, " b"]  # an organ, and no tumour yet
 
 
 def sites(
-    label: Int[Tensor, "b i j k"],
-    vessel: UInt8[Tensor, "b i j k"] | None,
-    reach_mm: Float[Tensor, "b slots"],
-    active: Bool[Tensor, "b slots"],
+    maps: Maps,
+    wanted: Wanted,
     apart_mm: float,
     spacing_mm: Sequence[float],
     organ_label: int,
@@ -45,13 +81,11 @@ def sites(
     """Choose a centre for every active lesion.
 
     Args:
-        label: Labels.
-        vessel: Voxels that no lesion may reach; None where lesions may reach any.
-        reach_mm: How far each lesion reaches from its centre.
-        active: Slots in use.
+        maps: Labels, vessels, and where lesions are likely.
+        wanted: What is to be placed.
         apart_mm: Distance that lesions keep from each other; below −1000 they need not.
         spacing_mm: Along i, j, k.
-        organ_label: Number of the organ; a lesion's centre lies in it.
+        organ_label: Number of the organ; a lesion's centre lies in it, unless it is given.
         tumor_label: Number of tumours: a sample that has one gets no other.
         seed: The run's seed.
         uid: The samples' ordinals in the run.
@@ -60,94 +94,116 @@ def sites(
     Source: Hu et al. 2023: a lesion whose radius reaches a vessel is drawn again.
     """
     run = _sites_cuda if backend == "cupy" else sites_torch
-    return run(label, vessel, reach_mm, active, apart_mm, spacing_mm, organ_label, tumor_label, seed, uid)
+    return run(maps, wanted, apart_mm, spacing_mm, organ_label, tumor_label, seed, uid)
 
 
 def _sites_cuda(
-    label: Tensor,
-    vessel: Tensor | None,
-    reach_mm: Tensor,
-    active: Tensor,
-    apart_mm: float,
-    spacing_mm: Sequence[float],
-    organ_label: int,
-    tumor_label: int,
-    seed: int,
-    uid: Tensor,
+    maps: Maps, wanted: Wanted, apart_mm: float, spacing_mm: Sequence[float], organ_label: int, tumor_label: int, seed: int, uid: Tensor
 ) -> Sites:
-    label, reach_mm, device = label.contiguous(), reach_mm.contiguous(), label.device
-    b, ni, nj, nk = label.shape
-    slots, lines = reach_mm.shape[1], np.int64(ni * nj)
+    label, vessel, where = (_launch.NULL if x is None else x.contiguous() for x in maps)
+    reach_mm, active, parent, radius_mm, within_mm, given = (_launch.NULL if x is None else x.contiguous() for x in wanted)
+    b, ni, nj, nk = maps.label.shape
+    slots, lines, device = wanted.active.shape[1], np.int64(ni * nj), maps.label.device
     if slots > SLOTS:
         raise ValueError(f"lesions must be at most {SLOTS} for backend 'cupy', got {slots}; lower the preset's count")
-    kind, mm = (_launch.label_kind(label.dtype), np.int64(organ_label)), [np.float32(spacing) for spacing in spacing_mm]
-    in_line, ends = (torch.empty(b, ni * nj, dtype=torch.int32, device=device) for _ in range(2))
+    kind, mm = (_launch.label_kind(maps.label.dtype), np.int64(organ_label)), [np.float32(spacing) for spacing in spacing_mm]
+    in_line, ends = (torch.empty(b, ni * nj, dtype=torch.int64, device=device) for _ in range(2))
     tumor_seen = torch.zeros(b, dtype=torch.int32, device=device)
-    arguments: list[object] = [in_line, tumor_seen, label, *kind, np.int64(tumor_label), lines, np.int32(nk)]
+    arguments: list[object] = [in_line, tumor_seen, label, where, *kind, np.int64(tumor_label), lines, np.int32(nk)]
     _launch.launch("sites", "lines_kernel", (-(-ni * nj // 128), b, 1), (128, 1, 1), arguments)
     _launch.launch("sites", "ends_kernel", (b, 1, 1), (128, 1, 1), (ends, in_line, lines))
     centre = torch.empty(b, slots, CANDIDATES, 3, dtype=torch.float32, device=device)
     clear = torch.empty(b, slots, CANDIDATES, dtype=torch.bool, device=device)
-    looks = (_launch.NULL if vessel is None else vessel, look_offsets(str(device)), reach_mm, uid, _launch.key(seed))
-    arguments = [centre, clear, ends, label, *looks, *kind, np.int32(ni), np.int32(nj), np.int32(nk), *mm]
-    _launch.launch("sites", "candidates_kernel", (slots, b, 1), (128, 1, 1), arguments)
-    chosen, placed = torch.empty(b, slots, 3, dtype=torch.float32, device=device), torch.empty(b, slots, dtype=torch.bool, device=device)
-    possible = torch.empty(b, dtype=torch.bool, device=device)
-    rest = (ends, tumor_seen, np.float32(apart_mm), np.int32(slots), lines, *mm)
-    _launch.launch("sites", "choose_kernel", (b, 1, 1), (32, 1, 1), (chosen, placed, possible, centre, clear, reach_mm, active, *rest))
-    return Sites(chosen, placed, possible)
+    looks, extents = look_offsets(str(device)), [np.int32(ni), np.int32(nj), np.int32(nk), *mm]
+    scene: list[object] = [label, vessel, looks, reach_mm, uid, _launch.key(seed), *kind, *extents]
+    _launch.launch("sites", "candidates_kernel", (slots, b, 1), (128, 1, 1), [centre, clear, ends, where, *scene])
+    chosen, placed, at_surface, possible = (
+        torch.empty(b, *size, dtype=dtype, device=device)
+        for size, dtype in (((slots, 3), torch.float32), ((slots,), torch.bool), ((slots,), torch.bool), ((), torch.bool))
+    )
+    lesions = (active, parent, radius_mm, within_mm, given)
+    rest = (ends, tumor_seen, np.float32(apart_mm), np.int32(slots))
+    arguments = [chosen, placed, at_surface, possible, centre, clear, *lesions, *rest, *scene]
+    _launch.launch("sites", "choose_kernel", (b, 1, 1), (128, 1, 1), arguments)
+    return Sites(chosen, placed, at_surface, possible)
 
 
 def sites_torch(
-    label: Tensor,
-    vessel: Tensor | None,
-    reach_mm: Tensor,
-    active: Tensor,
-    apart_mm: float,
-    spacing_mm: Sequence[float],
-    organ_label: int,
-    tumor_label: int,
-    seed: int,
-    uid: Tensor,
+    maps: Maps, wanted: Wanted, apart_mm: float, spacing_mm: Sequence[float], organ_label: int, tumor_label: int, seed: int, uid: Tensor
 ) -> Sites:
     """Twin of the kernels."""
-    b, slots = reach_mm.shape
-    nj, nk = label.shape[2:]
-    spacing = torch.tensor(spacing_mm, dtype=torch.float32).to(label.device, non_blocking=True)
-    ends = (label == organ_label).flatten(1).cumsum(1, dtype=torch.int32)
+    label, (b, slots), device = maps.label, wanted.active.shape, maps.label.device
+    spacing = torch.tensor(spacing_mm, dtype=torch.float32).to(device, non_blocking=True)
+    organ = label == organ_label
     word = words(seed, uid, Purpose.SITE, slots, 4 * CANDIDATES).view(b, slots, CANDIDATES, 4)
+    centre, any_organ = _anywhere(organ, maps.where, word)
+    free = torch.ones(word.shape[:3], dtype=torch.bool, device=device)
+    if maps.vessel is not None:
+        free = torch.stack([_clear_of(maps.vessel, centre[:, n], wanted.reach_mm[:, n], spacing) for n in range(slots)], 1)
+    possible = any_organ & ~(label == tumor_label).flatten(1).any(1)
+    given_vox = torch.full_like(centre[:, :, 0], torch.nan) if wanted.given_vox is None else wanted.given_vox
+
+    given = given_vox.isfinite().all(-1)
+    chosen, placed = torch.where(given[..., None], given_vox, 0.0), wanted.active & possible[:, None] & given
+    for slot in range(slots):
+        reach, others = wanted.reach_mm[:, slot, None, None], placed.clone()
+        others[:, slot] = False
+        at, fits, near = centre[:, slot], free[:, slot], wanted.parent[:, slot, None] >= 0
+        if not _host.on_host(device) or near.any():
+            around, inside = _near(chosen, placed, wanted, slot, apart_mm, word[:, slot], spacing, organ)
+            if maps.vessel is not None:
+                inside = inside & _clear_of(maps.vessel, around, wanted.reach_mm[:, slot], spacing)
+            at, fits = torch.where(near[..., None], around, at), torch.where(near, inside, fits)
+        gap = ((at[:, :, None] - chosen[:, None]) * spacing).square().sum(-1)  # (b, candidates, slots)
+        least = (reach + wanted.reach_mm[:, None] + apart_mm).clamp_min(0.0).square()
+        fits = fits & ((gap >= least) | ~others[:, None]).all(-1)
+        first = torch.where(fits, torch.arange(CANDIDATES, device=device), CANDIDATES).amin(-1)
+        placed[:, slot] |= wanted.active[:, slot] & possible & ~given[:, slot] & (first < CANDIDATES)
+        index = first.clamp_max(CANDIDATES - 1)[:, None, None].expand(-1, 1, 3)
+        chosen[:, slot] = torch.where(given[:, slot, None], chosen[:, slot], at.gather(1, index)[:, 0])
+    beyond = torch.stack([~_clear_of(~organ, chosen[:, n, None], wanted.reach_mm[:, n], spacing)[:, 0] for n in range(slots)], 1)
+    return Sites(chosen, placed, beyond, possible)
+
+
+def _anywhere(organ: Tensor, where: Tensor | None, word: Tensor) -> tuple[Float[Tensor, "b slots candidates 3"], Bool[Tensor, " b"]]:
+    """Candidates in the whole organ, by rank; and whether there is one."""
+    nj, nk = organ.shape[2:]
+    ends = organ.flatten(1).cumsum(1, dtype=torch.int32) if where is None else (organ * where).flatten(1).cumsum(1, dtype=torch.int64)
     total = ends[:, -1].to(torch.int64)
     rank = to_integer(word[..., 0], 0, total[:, None, None] - 1)
-    at = torch.searchsorted(ends, rank.view(b, -1).to(torch.int32), right=True).view(rank.shape).clamp_max(ends.shape[1] - 1)
+    at = torch.searchsorted(ends, rank.view(len(organ), -1).to(ends.dtype), right=True).view(rank.shape).clamp_max(ends.shape[1] - 1)
     voxel = torch.stack((at // (nj * nk), at // nk % nj, at % nk), -1)
-    centre = voxel.to(torch.float32) + (to_uniform(word[..., 1:]) - 0.5)
-    free = _clear_of(vessel, centre, reach_mm, spacing) if vessel is not None else torch.ones_like(rank, dtype=torch.bool)
-    possible = (total > 0) & ~(label == tumor_label).flatten(1).any(1)
-
-    chosen, placed = torch.zeros(b, slots, 3, device=label.device), torch.zeros_like(active)
-    for slot in range(slots):
-        gap = ((centre[:, slot, :, None] - chosen[:, None, :slot]) * spacing).square().sum(-1)  # (b, candidates, earlier slots)
-        least = (reach_mm[:, slot, None, None] + reach_mm[:, None, :slot] + apart_mm).clamp_min(0.0).square()
-        fits = free[:, slot] & ((gap >= least) | ~placed[:, None, :slot]).all(-1)
-        first = torch.where(fits, torch.arange(CANDIDATES, device=label.device), CANDIDATES).amin(-1)
-        placed[:, slot] = active[:, slot] & possible & (first < CANDIDATES)
-        index = first.clamp_max(CANDIDATES - 1)[:, None, None].expand(-1, 1, 3)
-        chosen[:, slot] = centre[:, slot].gather(1, index)[:, 0]
-    return Sites(chosen, placed, possible)
+    return voxel.to(torch.float32) + (to_uniform(word[..., 1:]) - 0.5), total > 0
 
 
-def _clear_of(vessel: Tensor, centre_vox: Tensor, reach_mm: Tensor, spacing_mm: Tensor) -> Bool[Tensor, "b slots candidates"]:
-    """Whether none of the points spread over a lesion's ball lies in a vessel; beyond the array there is none."""
-    looks = look_offsets(str(vessel.device))
-    shape = torch.tensor(vessel.shape[1:], device=vessel.device)
-    clear = torch.ones(centre_vox.shape[:-1], dtype=torch.bool, device=vessel.device)
-    sample = torch.arange(len(vessel), device=vessel.device)[:, None, None]
-    for slot in range(reach_mm.shape[1]):
-        point = (centre_vox[:, slot, :, None] + looks * (reach_mm[:, slot, None, None, None] / spacing_mm)).round().to(torch.int64)
-        there = ((point >= 0) & (point < shape)).all(-1)
-        i, j, k = point.clamp_min(0).minimum(shape - 1).unbind(-1)
-        clear[:, slot] = ~((vessel[sample, i, j, k] > 0) & there).any(-1)
-    return clear
+def _near(
+    chosen: Tensor, placed: Tensor, wanted: Wanted, slot: int, apart_mm: float, word: Tensor, spacing: Tensor, organ: Tensor
+) -> tuple[Float[Tensor, "b candidates 3"], Bool[Tensor, "b candidates"]]:
+    """Candidates around a lesion's parent, in any direction, its distance uniform; and which of them lie in the organ."""
+    parent = wanted.parent[:, slot, None].clamp_min(0).to(torch.int64)
+    reach, radius, there = (x.gather(1, parent) for x in (wanted.reach_mm, wanted.radius_mm, placed))
+    least = (reach + wanted.reach_mm[:, slot, None] + apart_mm).clamp_min(0.0)
+    most = torch.maximum(radius + wanted.within_mm[:, slot, None], least + 1.0)
+    distance = (least + to_uniform(word[..., 0]) * (most - least)).double()
+    z, turn = 2.0 * to_uniform(word[..., 1]).double() - 1.0, 2.0 * torch.pi * to_uniform(word[..., 2]).double()
+    across = (1.0 - z * z).sqrt()
+    way = torch.stack((across * turn.cos(), across * turn.sin(), z), -1)
+    at = (chosen.gather(1, parent[..., None].expand(-1, 1, 3)) + distance[..., None] * way / spacing).to(torch.float32)
+    voxel, shape = at.round().to(torch.int64), torch.tensor(organ.shape[1:]).to(at.device, non_blocking=True)
+    inside = ((voxel >= 0) & (voxel < shape)).all(-1)
+    i, j, k = voxel.clamp_min(0).minimum(shape - 1).unbind(-1)
+    return at, inside & organ[torch.arange(len(at), device=at.device)[:, None], i, j, k] & there
+
+
+def _clear_of(taken: Tensor, centre_vox: Tensor, reach_mm: Tensor, spacing_mm: Tensor) -> Bool[Tensor, "b candidates"]:
+    """Whether none of the points spread over a lesion's ball lies where something is; beyond the array there is nothing."""
+    looks = look_offsets(str(taken.device))
+    shape = torch.tensor(taken.shape[1:]).to(taken.device, non_blocking=True)
+    point = (centre_vox[:, :, None] + looks * (reach_mm[:, None, None, None] / spacing_mm)).round().to(torch.int64)
+    there = ((point >= 0) & (point < shape)).all(-1)
+    i, j, k = point.clamp_min(0).minimum(shape - 1).unbind(-1)
+    sample = torch.arange(len(taken), device=taken.device)[:, None, None]
+    return ~((taken[sample, i, j, k] > 0) & there).any(-1)
 
 
 @cached(maxsize=8)

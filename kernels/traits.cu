@@ -3,30 +3,54 @@
 
 constexpr int THREADS = 64;
 
-// Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind and Word in kernels/traits.py.
+// Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind, Word and ScanWord in kernels/_columns.py.
 enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_LOBULATION = 7, SCAN_SPICULATION = 9, SCAN_TEXTURE_MM = 11, EDGE_SHARE = 13,
-       EDGE_MM = 14, CNR_FLOOR = 16, ORGAN_HU = 17, SIZE_END = 18, SIZE_MM = 22, MASS_EFFECT = 27 };
+       EDGE_MM = 14, CNR_FLOOR = 16, ORGAN_HU = 17, SIZE_END = 18, SIZE_MM = 22, MASS_EFFECT = 27, SCAN_BULGE = 29, SCAN_HALO = 31, SCAN_HALO_MM = 33,
+       CLUSTER_PROB = 35, CLUSTER_MM = 36, SATELLITE_PROB = 37, SATELLITES = 38, SATELLITE_FROM_MM = 40, SATELLITE_RADIUS_MM = 41, SATELLITE_MM = 43,
+       CIRRHOSIS_PROB = 44, SURFACE_MM = 45, NODULE_HU = 47 };
 enum { END = 0, TARGET = 1, KIND_BODY = 2, KIND_CORE = 4, KIND_CORE_SHARE = 6, KIND_RIM = 8, KIND_TEXTURE = 10, SPECK_HU = 12, KIND_SPECK_SHARE = 14, KIND_EDGE = 15,
-       KIND_COLUMNS = 16 };
+       OFFSET_HU = 16, CAPSULE_HU = 17, KIND_CAPSULE_MM = 19, KIND_COLUMNS = 20 };
 enum { W_SIZE_BIN, W_SIZE, W_AXES, W_ROTATION = 4, W_IRREGULARITY = 7, W_LOBULATION, W_SPICULATION, W_KIND, W_BODY, W_CORE, W_CORE_SHARE, W_RIM, W_TEXTURE,
-       W_TEXTURE_MM, W_SPECK, W_PUSH };
+       W_TEXTURE_MM, W_SPECK, W_PUSH, W_BULGE, W_CAPSULE, W_HALO, W_HALO_MM };
+enum { S_ALTER, S_CLUSTER, S_SATELLITE, S_SATELLITES, S_CIRRHOSIS, S_SURFACE_MM, S_NODULE_HU };
 
-// One lesion slot of one sample a block: blocks (slots, samples). A thread measures the outline in one of 64 directions, then one thread draws.
-// Bytes: 23 floats written a lesion; operations: 24 waves a thread, 5 blocks of Philox.
+struct Drawing {
+    unsigned long long seed, uid;
+
+    __device__ unsigned word(unsigned purpose, int slot, int n) const {
+        const Words block = philox(seed, uid, purpose, slot, n / 4);
+        return n % 4 == 0 ? block.word[0] : n % 4 == 1 ? block.word[1] : n % 4 == 2 ? block.word[2] : block.word[3];
+    }
+
+    __device__ float within(unsigned purpose, int slot, int n, const float* range) const { return to_uniform(word(purpose, slot, n), range[0], range[1]); }
+
+    // A size bin, then log-uniform within it.
+    __device__ float radius(int slot, const float* scan) const {
+        int bin = 0;
+        for (int n = 0; n < 3; ++n) bin += to_uniform(word(TRAIT, slot, W_SIZE_BIN)) >= scan[SIZE_END + n];
+        const float low = scan[SIZE_MM + bin];
+        return low * expf(logf(scan[SIZE_MM + bin + 1] / low) * to_uniform(word(TRAIT, slot, W_SIZE)));
+    }
+
+    __device__ int kind(int slot, const float* kinds, int kind_count) const {
+        int kind = 0;
+        for (int n = 0; n < kind_count - 1; ++n) kind += to_uniform(word(TRAIT, slot, W_KIND)) >= kinds[n * KIND_COLUMNS + END];
+        return kind;
+    }
+};
+
+// One slot of one sample a block: blocks (slots, samples). A thread measures the outline in one of 64 directions, then one thread draws.
+// Bytes: 30 floats written a lesion; operations: 24 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
 extern "C" __global__ void __launch_bounds__(THREADS)
-traits_kernel(bool* altered, bool* active, float* lesions, const float* scan, const float* kinds, const float* directions, const long long* uids,
-              const float* organ_hu, const float* noise_hu, unsigned long long seed, int kind_count) {
+traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, const float* scan, const float* kinds, const float* directions,
+              const long long* uids, const float* organ_hu, const float* noise_hu, unsigned long long seed, int kind_count, int main_slots) {
     __shared__ float4 waves[OUTLINE_WAVES];
     __shared__ float volume[THREADS], reach[THREADS];
     const int slot = blockIdx.x, slots = gridDim.x, sample = blockIdx.y, thread = threadIdx.x;
-    const unsigned long long uid = (unsigned long long)uids[sample];
-    if (thread < OUTLINE_WAVES) waves[thread] = wave_of(seed, uid, slot, thread);
+    const Drawing draw = {seed, (unsigned long long)uids[sample]};
+    if (thread < OUTLINE_WAVES) waves[thread] = wave_of(seed, draw.uid, slot, thread);
     __syncthreads();
-    const auto word = [&](int n) {
-        const Words block = philox(seed, uid, TRAIT, slot, n / 4);
-        return n % 4 == 0 ? block.word[0] : n % 4 == 1 ? block.word[1] : n % 4 == 2 ? block.word[2] : block.word[3];
-    };
-    const auto within = [&](int n, const float* range) { return to_uniform(word(n), range[0], range[1]); };
+    const auto within = [&](int n, const float* range) { return draw.within(TRAIT, slot, n, range); };
     const float irregularity = within(W_IRREGULARITY, scan + SCAN_IRREGULARITY), lobulation = within(W_LOBULATION, scan + SCAN_LOBULATION);
     const float spiculation = within(W_SPICULATION, scan + SCAN_SPICULATION);
     const float far = radius_at(waves, irregularity, lobulation, spiculation, directions[3 * thread], directions[3 * thread + 1], directions[3 * thread + 2]);
@@ -39,18 +63,32 @@ traits_kernel(bool* altered, bool* active, float* lesions, const float* scan, co
     }
     if (thread > 0) return;
 
+    const auto scan_uniform = [&](int n) { return to_uniform(draw.word(SCAN, 0, n)); };
+    const bool is_altered = scan_uniform(S_ALTER) < scan[ALTER_PROB];
+    const int count = (int)to_integer(draw.word(COUNT, 0, 0), (long long)scan[LESIONS], (long long)scan[LESIONS + 1]);
+    int largest = -1;
+    float radius = slot < main_slots ? draw.radius(slot, scan) : 0.0f, most = -1.0f;
+    if (slot >= main_slots) {
+        for (int other = 0; other < min(count, main_slots) && is_altered; ++other) {
+            const float size = draw.radius(other, scan);
+            if (size > most) most = size, largest = other;
+        }
+        const int satellites = (int)to_integer(draw.word(SCAN, 0, S_SATELLITES), (long long)scan[SATELLITES], (long long)scan[SATELLITES + 1]);
+        const bool has = scan_uniform(S_SATELLITE) < scan[SATELLITE_PROB] && most >= scan[SATELLITE_FROM_MM] && slot - main_slots < satellites;
+        if (!has) largest = -1;
+        radius = has ? fminf(within(W_SIZE, scan + SATELLITE_RADIUS_MM), 0.5f * most) : draw.radius(slot, scan);
+    }
+    const bool clustered = scan_uniform(S_CLUSTER) < scan[CLUSTER_PROB] && slot > 0 && slot < main_slots;
+    const int kind = draw.kind(largest < 0 ? slot : largest, kinds, kind_count);
+
     float* out = lesions + ((long long)sample * slots + slot) * TRAITS;
-    int bin = 0, kind = 0;
-    for (int n = 0; n < 3; ++n) bin += to_uniform(word(W_SIZE_BIN)) >= scan[SIZE_END + n];
-    for (int n = 0; n < kind_count - 1; ++n) kind += to_uniform(word(W_KIND)) >= kinds[n * KIND_COLUMNS + END];
     const float* row = kinds + kind * KIND_COLUMNS;
-    const float low = scan[SIZE_MM + bin], radius = low * expf(logf(scan[SIZE_MM + bin + 1] / low) * to_uniform(word(W_SIZE)));
     const float second = within(W_AXES, scan + AXIS_RATIO), third = within(W_AXES + 1, scan + AXIS_RATIO);
     const float scale = radius / powf(volume[0] / (float)THREADS * (second * third), 1.0f / 3.0f);
-    const float u = to_uniform(word(W_ROTATION)), near = sqrtf(1.0f - u), away = sqrtf(u);
-    const float turn = 2.0f * to_uniform(word(W_ROTATION + 1)), other = 2.0f * to_uniform(word(W_ROTATION + 2));
+    const float u = to_uniform(draw.word(TRAIT, slot, W_ROTATION)), near = sqrtf(1.0f - u), away = sqrtf(u);
+    const float turn = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 1)), other = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 2));
     const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = scan[CNR_FLOOR] * noise_hu[sample];
-    const float drawn = within(W_BODY, row + KIND_BODY), wanted = row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ;
+    const float drawn = within(W_BODY, row + KIND_BODY), wanted = (row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ) + row[OFFSET_HU];
     const float body = wanted < 0.0f ? fminf(wanted, -floor) : fmaxf(wanted, floor);
     out[RADIUS] = radius;
     out[AXES] = scale, out[AXES + 1] = second * scale, out[AXES + 2] = third * scale;
@@ -68,9 +106,17 @@ traits_kernel(bool* altered, bool* active, float* lesions, const float* scan, co
     out[EDGE] = fminf(fmaxf(scan[EDGE_SHARE] * radius, scan[EDGE_MM]), scan[EDGE_MM + 1]) * row[KIND_EDGE];
     out[REACH] = 1.1f * reach[0];
     out[PUSH] = within(W_PUSH, scan + MASS_EFFECT);
-
-    const bool is_altered = to_uniform(philox(seed, uid, SCAN, 0, 0).word[0]) < scan[ALTER_PROB];
-    const long long count = to_integer(philox(seed, uid, COUNT, 0, 0).word[0], (long long)scan[LESIONS], (long long)scan[LESIONS + 1]);
-    active[(long long)sample * slots + slot] = is_altered && slot < count;
-    if (slot == 0) altered[sample] = is_altered;
+    out[BULGE] = within(W_BULGE, scan + SCAN_BULGE);
+    out[CAPSULE] = within(W_CAPSULE, row + CAPSULE_HU);
+    out[CAPSULE_MM] = row[KIND_CAPSULE_MM];
+    out[HALO] = within(W_HALO, scan + SCAN_HALO) * organ;
+    out[HALO_MM] = within(W_HALO_MM, scan + SCAN_HALO_MM);
+    out[PARENT] = (float)(clustered ? 0 : largest);
+    out[WITHIN_MM] = scan[slot < main_slots ? CLUSTER_MM : SATELLITE_MM];
+    active[(long long)sample * slots + slot] = slot < main_slots ? is_altered && slot < count : largest >= 0;
+    if (slot > 0) return;
+    altered[sample] = is_altered;
+    const bool has_cirrhosis = scan_uniform(S_CIRRHOSIS) < scan[CIRRHOSIS_PROB];
+    cirrhosis[2 * sample] = has_cirrhosis ? draw.within(SCAN, 0, S_SURFACE_MM, scan + SURFACE_MM) : 0.0f;
+    cirrhosis[2 * sample + 1] = has_cirrhosis ? draw.within(SCAN, 0, S_NODULE_HU, scan + NODULE_HU) : 0.0f;
 }

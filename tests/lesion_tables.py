@@ -4,9 +4,20 @@ from dataclasses import replace
 
 import torch
 
-from gpu_synth.lesion_preset import LIVER, lesion_table
+from gpu_synth.lesion_preset import lesion_table
+from gpu_synth.organs import LIVER
 
-BUSY = replace(LIVER, count=(3, 9), spiculation=(0.0, 0.02), cnr_floor=1.5)
+BUSY = replace(
+    LIVER,
+    count=(3, 9),
+    spiculation=(0.0, 0.02),
+    cnr_floor=1.5,
+    halo=(-0.2, 0.2),
+    cluster_prob=0.3,
+    satellite_prob=0.8,
+    satellites=(1, 3),
+    cirrhosis_prob=0.5,
+)
 
 
 def busy_tables(device: torch.device, prob: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:

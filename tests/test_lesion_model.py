@@ -51,7 +51,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch():
 
 def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
     image, label = scans(2, SHAPE)
-    synth = liver(count=(3, 3))
+    synth = liver(count=(3, 3), satellite_prob=0.0)
     plan = synth.plan(image, label, ONE_MM, uids(2))
     plan.save(tmp_path / "plan")
     loaded = TumorPlan.load(tmp_path / "plan")
@@ -74,7 +74,7 @@ def test_what_came_out_is_told_beside_what_was_asked():
     image = image + 5 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
     dark = {"name": "dark", "prob": 1.0, "body": (-0.4, -0.4), "texture": (0.0, 0.0)}
     synth = liver(count=(1, 1), size_mm=(6.0, 6.1, 6.2, 6.3, 6.4), kinds=[dark], mass_effect=(0.0, 0.0))
-    plan = synth.plan(image, label, ONE_MM, uids(1)).edit(centre_vox=torch.full((1, 1, 3), 12.0))
+    plan = synth.plan(image, label, ONE_MM, uids(1), lesions=[{"centre_vox": (12, 12, 12)}])
     out = synth.render(image, label, plan)
     (asked,), (came,) = plan.to_records(), out.records()
     assert came["kind"] == asked["kind"] == "dark"
@@ -86,6 +86,68 @@ def test_what_came_out_is_told_beside_what_was_asked():
     assert came["volume_mm3"] == inside.sum().item()
     assert out.occupancy[inside].mean() > 0.7
     assert out.occupancy[~inside].max() <= 0.5 + 1e-6
+
+
+def test_what_is_asked_for_is_what_comes():
+    """Two samples: three lesions in the one, one in the other; what is not asked for is drawn as the kind has it."""
+    image, label = torch.full((2, 1, 48, 48, 48), 110.0), torch.ones(2, 1, 48, 48, 48, dtype=torch.uint8)
+    first = [
+        {"radius_mm": 4.0, "centre_vox": (10, 12, 14), "contrast_hu": -30.0},
+        {"kind": "cyst", "radius_mm": 7.0},
+        {"kind": "target", "radius_mm": 3.0, "centre_vox": (36, 30, 40)},
+    ]
+    synth = liver(mass_effect=(0.0, 0.0), bulge=(0.0, 0.0), cirrhosis_prob=0.0)
+    plan = synth.plan(image, label, ONE_MM, uids(2), lesions=[first, [{"radius_mm": 5.0}]])
+    records = plan.to_records()
+    assert [(r["uid"], r["lesion"]) for r in records] == [(1000, 1), (1000, 2), (1000, 3), (1001, 1)]
+    assert [r["radius_mm"] for r in records] == [4.0, 7.0, 3.0, 5.0]
+    assert records[0]["centre_vox"] == (10.0, 12.0, 14.0)
+    assert records[0]["contrast_hu"] == -30.0
+    assert [r["kind"] for r in records[1:3]] == ["cyst", "target"]
+    assert 0.0 <= records[1]["contrast_hu"] + 110.0 <= 18.0
+    assert records[2]["rim_hu"] >= 0.2 * 110.0
+    came = synth.render(image, label, plan).records()
+    assert len(came) == 4
+    for asked, got in zip(records, came, strict=True):
+        assert got["equivalent_radius_mm"] == pytest.approx(asked["radius_mm"], rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("lesions", "message"),
+    [
+        ([{"size": 3}], "what is asked of a lesion must be one of kind, centre_vox, radius_mm"),
+        ([{"kind": "wart"}], "kind must be one of hypodense, hyperdense"),
+        ([{"radius_mm": 0}], "radius_mm must be above 0, got 0"),
+        ([{"centre_vox": (1, 2)}], "centre_vox must hold three numbers"),
+        ([{"contrast_hu": float("nan")}], "contrast_hu must be finite"),
+        ([[{}], [{}], [{}]], "lesions must hold a list for each of 2 samples, got 3"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(lesions, message):
+    image, label = scans(2, SHAPE)
+    with pytest.raises(ValueError, match=message):
+        liver().plan(image, label, ONE_MM, uids(2), lesions=lesions)
+
+
+def test_wishes_are_not_for_the_published_method_and_a_map_must_fit():
+    image, label = scans(2, SHAPE)
+    with pytest.raises(ValueError, match="must be None for preset 'liver-hu2022'"):
+        TumorSynthesizer("liver-hu2022").plan(image, label, ONE_MM, uids(2), lesions=[{}])
+    with pytest.raises(ValueError, match=r"where must be a tensor of the image's shape \(2, 1, 44, 40, 36\), got \(2, 44, 40, 36\)"):
+        liver().plan(image, label, ONE_MM, uids(2), where=torch.ones(2, *SHAPE))
+
+
+def test_a_map_in_any_unit_puts_lesions_where_it_says():
+    image, label = scans(8, SHAPE)
+    where = torch.zeros_like(image)
+    where[:, :, 20:24, 10:20] = 1e-7
+    where[0] = torch.nan
+    plan = liver(count=(1, 1), size_mm=(2.0, 2.1, 2.2, 2.3, 2.4)).plan(image, label, ONE_MM, uids(8), where=where)
+    assert not plan.active[0].any()
+    assert plan.skipped[0]
+    centre = plan.centre_vox[1:][plan.active[1:]]
+    assert len(centre) > 4
+    assert ((centre[:, 0] >= 19.5) & (centre[:, 0] <= 23.5) & (centre[:, 1] >= 9.5) & (centre[:, 1] <= 19.5)).all()
 
 
 def test_a_small_lesion_can_be_seen():
@@ -125,7 +187,13 @@ def test_tissue_moves_out_of_the_way_and_only_near_lesions():
     [
         ({"size_prob": (0.5, 0.5, 0.5, 0.0)}, "size_prob must add up to 1"),
         ({"size_mm": (5, 2, 10, 20, 44)}, "size_mm must rise from above 0"),
-        ({"count": (1, 99)}, "count must hold whole numbers up to 64"),
+        ({"count": (1, 99)}, "count and satellites must come to 64 at most, got 99"),
+        ({"count": (1, 2.5)}, "count must hold whole numbers"),
+        ({"satellites": (0, 0)}, "satellites must be above 0 where satellite_prob is"),
+        ({"cirrhosis_prob": 1.5}, r"cirrhosis_prob must lie in \[0, 1\]"),
+        ({"growth": "yes"}, "growth must be true or false"),
+        ({"bulge": (50, 120)}, "mass_effect and bulge must be 100 percent at most"),
+        ({"kinds": ({"name": "x", "prob": 1.0, "body": (0, 1), "capsule_mm": 0},)}, "edge and capsule_mm of kind 'x' must be above 0"),
         ({"contrast": 3}, "preset field must be one of count, size_mm"),
         ({"kinds": ({"name": "x", "prob": 1.0, "body": (5, -5)},)}, "body of kind 'x' must be"),
         ({"mass_effect": 3}, "mass_effect must hold 2 finite numbers"),

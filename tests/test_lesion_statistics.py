@@ -42,8 +42,8 @@ def test_noise_inside_lesions_has_the_scans_spectrum():
     noise = ndimage.gaussian_filter(noise, (0, 0, 0.6, 0.6, 0.6))
     image = torch.from_numpy(100 + 12 * noise / noise.std()).float()
     label = torch.ones_like(image, dtype=torch.uint8)
-    synth = TumorSynthesizer("liver", prob=1.0, count=(1, 1), size_mm=(12.0, 12.1, 12.2, 12.3, 12.4))
-    plan = synth.plan(image, label, (1.0, 1.0, 1.0), torch.arange(104)).edit(centre_vox=torch.full((104, 1, 3), 20.0))
+    synth = TumorSynthesizer("liver", prob=1.0, cirrhosis_prob=0.0)
+    plan = synth.plan(image, label, (1.0, 1.0, 1.0), torch.arange(104), lesions=[{"radius_mm": 12.0, "centre_vox": (20, 20, 20)}])
     out, structure = (synth.render(x, label, plan) for x in (image, torch.full_like(image, 100.0)))
     cube = (slice(None), 0, *(slice(14, 26),) * 3)
     assert (out.label[cube] == 2).double().mean() > 0.99
@@ -80,7 +80,14 @@ def test_lesions_keep_clear_of_the_vessels_of_a_contrast_ct():
     touching, lesions = {}, {}
     for avoid in (False, True):
         synth = TumorSynthesizer(
-            "liver", prob=1.0, scope="volume", count=(20, 20), size_prob=(0.0, 1.0, 0.0, 0.0), avoid_vessels=avoid, mass_effect=(0.0, 0.0)
+            "liver",
+            prob=1.0,
+            scope="volume",
+            count=(20, 20),
+            size_prob=(0.0, 1.0, 0.0, 0.0),
+            avoid_vessels=avoid,
+            mass_effect=(0.0, 0.0),
+            cluster_prob=0.0,
         )
         numbers = [
             synth.render(image, label, synth.plan(image, label, SPACING_MM, torch.tensor([uid]))).instances[0, 0].numpy()

@@ -155,7 +155,7 @@ def test_a_preset_is_written_down_read_back_and_overridden(name, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(presets.to_yaml(name))
     assert presets.get(str(path)) == presets.get(name)
-    changed = {"liver": {"cnr_floor": 3.0}, "liver-hu2022": {"contrast_hu": (-50, -40)}}[name]
+    changed = {"contrast_hu": (-50, -40)} if name == "liver-hu2022" else {"cnr_floor": 3.0}
     path.write_text(presets.to_yaml(name, **changed))
     assert presets.get(str(path)).digest() == presets.get(name, **changed).digest() != presets.get(name).digest()
     assert TumorSynthesizer(str(path)).preset == presets.get(name, **changed)

@@ -5,15 +5,16 @@ import torch
 from lesion_tables import busy_tables
 from twins import assert_same_images, assert_same_labels, on
 
+from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.lesion import paint_
-from gpu_synth.kernels.traits import Trait, traits
+from gpu_synth.kernels.traits import traits
 
 ONE_MM = (1.0, 1.0, 1.0)
 
 
 def lesions(b, slots=6, seed=2, **columns):
     organ, noise = torch.full((b,), 100.0), torch.full((b,), 8.0)
-    lesion = traits(*busy_tables(torch.device("cpu"), 1.0), slots, seed, torch.arange(b), organ, noise).lesion
+    lesion = traits(*busy_tables(torch.device("cpu"), 1.0), slots, 0, seed, torch.arange(b), organ, noise).lesion
     for name, value in columns.items():
         if name == "RADIUS":
             lesion[..., Trait.AXES : Trait.AXES + 3] *= (value / lesion[..., Trait.RADIUS])[..., None]
@@ -52,6 +53,31 @@ def test_small_lesions_do_not_fade(radius_mm, least):
     inside = (label == 2).float()
     mean = (out.occupancy * inside).flatten(1).sum(1) / inside.flatten(1).sum(1)
     assert mean.mean().item() >= least
+
+
+def test_a_capsule_is_a_bright_rim_on_the_surface():
+    """A ball of 8 mm with a capsule of 60 HU, 0.8 mm: HU on a ray, against the formula."""
+    flat = dict.fromkeys(("IRREGULARITY", "LOBULATION", "SPICULATION", "CORE", "RIM", "TEXTURE", "SPECK", "HALO"), 0.0)
+    lesion = lesions(1, 1, RADIUS=8.0, BODY=-30.0, CAPSULE=60.0, CAPSULE_MM=0.8, EDGE=0.8, **flat)
+    lesion[..., Trait.AXES : Trait.AXES + 3], lesion[..., Trait.REACH] = 8.0, 1.1
+    image, label, _ = painted(lesion, (40, 41, 41), torch.tensor([[[20.0, 20.0, 20.0]]]))
+    away = torch.arange(20.0) - 8.0
+    expected = -30.0 * 0.5 * torch.erfc(away / (0.8 * 2**0.5)) + 60.0 * torch.exp(-0.5 * (away / 0.8) ** 2)
+    torch.testing.assert_close(image[0, 20:, 20, 20] - 100.0, torch.where(away < 3.2, expected, 0.0), rtol=0, atol=0.05)
+    assert (label[0, 20:, 20, 20] == 2).sum() == 8
+
+
+def test_a_halo_fades_outside_and_is_no_lesion():
+    flat = dict.fromkeys(("IRREGULARITY", "LOBULATION", "SPICULATION", "CORE", "RIM", "TEXTURE", "SPECK", "CAPSULE"), 0.0)
+    lesion = lesions(1, 1, RADIUS=6.0, BODY=-30.0, HALO=20.0, HALO_MM=6.0, EDGE=0.5, **flat)
+    lesion[..., Trait.AXES : Trait.AXES + 3], lesion[..., Trait.REACH] = 6.0, 1.1
+    image, label, out = painted(lesion, (40, 41, 41), torch.tensor([[[20.0, 20.0, 20.0]]]))
+    change = image[0, 20:, 20, 20] - 100.0
+    assert change[9].item() == pytest.approx(20.0 * 0.25, abs=0.01)  # half way out
+    assert (change[8:12] > 0).all()
+    assert (change[13:] == 0).all()
+    assert (label[0, 26:, 20, 20] == 1).all()
+    assert (out.occupancy[0, 29:, 20, 20] == 0).all()
 
 
 def test_what_is_outside_the_organ_and_out_of_reach_keeps_its_bits():

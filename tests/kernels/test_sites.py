@@ -6,7 +6,7 @@ from scans import organ, uids
 from scipy.stats import chisquare
 from twins import assert_equal, on
 
-from gpu_synth.kernels.sites import sites
+from gpu_synth.kernels.sites import Maps, Wanted, sites
 
 RARE = 1e-6
 SPACING_MM = (1.0, 1.5, 2.0)
@@ -17,10 +17,12 @@ def label_of(b=1, shape=SHAPE):
     return organ(shape).to(torch.uint8).expand(b, *shape).contiguous()
 
 
-def placed(label, reach, vessel=None, apart_mm=2.0, seed=3, uid=None, backend="torch"):
+def placed(label, reach, vessel=None, apart_mm=2.0, seed=3, uid=None, backend="torch", parent=None, within=20.0, given=None, where=None):
     active = torch.ones(reach.shape, dtype=torch.bool, device=reach.device)
     uid = uids(len(label)).to(label.device) if uid is None else uid
-    return sites(label, vessel, reach, active, apart_mm, SPACING_MM, 1, 2, seed, uid, backend)
+    parent = torch.full(reach.shape, -1, dtype=torch.int32, device=reach.device) if parent is None else parent
+    wanted = Wanted(reach, active, parent, 0.8 * reach, torch.full_like(reach, within), given)
+    return sites(Maps(label, vessel, where), wanted, apart_mm, SPACING_MM, 1, 2, seed, uid, backend)
 
 
 def test_centres_are_uniform_over_the_organ():
@@ -59,6 +61,59 @@ def test_lesions_keep_clear_of_vessels():
     assert clear.placed.float().mean() > 0.9
 
 
+def test_satellites_lie_around_their_lesion_in_the_organ():
+    """400 samples: the centre of the second lesion lies between the two balls' touching, less nothing, and 10 mm off the first's."""
+    label = label_of(400)
+    parent = torch.tensor([-1, 0], dtype=torch.int32).expand(400, 2)
+    got = placed(label, torch.tensor([5.0, 1.0]).expand(400, 2), parent=parent, within=10.0)
+    assert got.placed.float().mean() > 0.95
+    both = got.placed.all(1)
+    gap = ((got.centre_vox[:, 0] - got.centre_vox[:, 1]) * torch.tensor(SPACING_MM)).norm(dim=-1)[both]
+    assert gap.min() >= 5.0 + 1.0 + 2.0 - 1e-3
+    assert gap.max() <= 0.8 * 5.0 + 10.0 + 1e-3
+    assert gap.std() > 1.0
+    i, j, k = got.centre_vox[both, 1].round().long().unbind(1)
+    assert (label[0, i, j, k] == 1).all()
+
+
+def test_a_lesion_whose_parent_has_no_place_has_none():
+    parent, vessel = torch.tensor([[-1, 0]], dtype=torch.int32), torch.ones(1, *SHAPE, dtype=torch.uint8)
+    assert not placed(label_of(), torch.full((1, 2), 2.0), vessel, parent=parent).placed.any()
+
+
+def test_a_map_says_how_likely_a_place_is():
+    """3000 samples: as the map has it over the organ's voxels, and nowhere else."""
+    label = label_of(3000, (12, 10, 8))
+    where = torch.randint(0, 4, (12, 10, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    got = placed(label, torch.ones(3000, 1), apart_mm=-2000.0, where=where.expand(3000, -1, -1, -1))
+    counts = torch.zeros(12, 10, 8)
+    counts.index_put_(tuple(got.centre_vox[:, 0].round().long().T), torch.ones(3000), accumulate=True)
+    likely = (label[0] > 0) * where.float()
+    assert counts[likely == 0].sum() == 0
+    assert chisquare(counts[likely > 0].numpy(), (3000 * likely / likely.sum())[likely > 0].numpy()).pvalue > RARE
+    nothing = placed(label[:1], torch.ones(1, 1), where=torch.zeros_like(where)[None])
+    assert not nothing.possible.any()
+
+
+def test_a_given_place_is_kept_and_others_keep_away_from_it():
+    given = torch.full((20, 3, 3), torch.nan)
+    given[:, 2] = torch.tensor([15.0, 15.0, 12.0])
+    got = placed(label_of(20), torch.full((20, 3), 4.0), torch.ones(20, *SHAPE, dtype=torch.uint8), given=given)
+    assert got.placed.tolist() == [[False, False, True]] * 20  # vessels everywhere: the others find none
+    got = placed(label_of(20), torch.full((20, 3), 4.0), given=given)
+    assert torch.equal(got.centre_vox[:, 2], given[:, 2])
+    gap = ((got.centre_vox[:, :2] - given[:, 2:]) * torch.tensor(SPACING_MM)).norm(dim=-1)
+    assert gap[got.placed[:, :2]].min() >= 2 * 4.0 + 2.0 - 1e-3
+
+
+def test_lesions_at_the_surface_are_told_from_those_within():
+    label = torch.zeros(2, 30, 30, 30, dtype=torch.uint8)
+    label[:, :20] = 1
+    given = torch.tensor([[[17.0, 15.0, 12.0]], [[8.0, 15.0, 12.0]]])
+    got = placed(label, torch.full((2, 1), 4.0), given=given)
+    assert got.at_surface.tolist() == [[True], [False]]
+
+
 def test_where_nothing_fits_nothing_is_placed():
     label = label_of(4)
     label[1], label[2, 0, 0, 0] = 0, 2
@@ -82,3 +137,22 @@ def test_kernels_choose_what_the_twin_chooses(device, dtype, vessels, apart_mm):
     assert_equal(kernel.placed, twin.placed)
     assert_equal(kernel.possible, twin.possible)
     assert_equal(kernel.centre_vox[twin.placed.to(device)], twin.centre_vox[twin.placed])
+
+
+@pytest.mark.parametrize("vessels", [False, True])
+def test_kernels_place_satellites_and_given_lesions_as_the_twin_does(device, vessels):
+    label = label_of(4).to(torch.int32)
+    label[1] = 0
+    reach = torch.rand(4, 7, generator=torch.Generator().manual_seed(1)) * 4 + 1
+    vessel = (torch.rand(label.shape, generator=torch.Generator().manual_seed(2)) < 0.002).to(torch.uint8) if vessels else None
+    where = torch.randint(0, 200, label.shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    parent = torch.tensor([-1, 0, -1, 0, 2, -1, 5], dtype=torch.int32).expand(4, -1).contiguous()
+    given = torch.full((4, 7, 3), torch.nan)
+    given[2, 5], given[3, 0] = torch.tensor([12.0, 13.0, 9.0]), torch.tensor([-3.0, 2.5, 60.0])
+    twin = placed(label, reach, vessel, parent=parent, given=given, where=where)
+    kernel = placed(
+        *on(device, (label, reach)), on(device, vessel), backend="cupy", **on(device, {"parent": parent, "given": given, "where": where})
+    )
+    for name in ("placed", "at_surface", "possible"):
+        assert_equal(getattr(kernel, name), getattr(twin, name))
+    torch.testing.assert_close(kernel.centre_vox.cpu()[twin.placed], twin.centre_vox[twin.placed], rtol=0, atol=1e-5)

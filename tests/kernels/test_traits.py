@@ -7,7 +7,8 @@ from lesion_tables import BUSY, busy_tables
 from scipy.stats import kstest
 from twins import assert_equal, on
 
-from gpu_synth.kernels.traits import Trait, traits
+from gpu_synth.kernels._columns import Trait
+from gpu_synth.kernels.traits import traits
 
 RARE = 1e-6
 SCANS = 600
@@ -16,11 +17,11 @@ SCANS = 600
 @pytest.fixture(scope="module")
 def drawn():
     organ, noise = torch.full((SCANS,), 100.0), torch.full((SCANS,), 8.0)
-    return traits(*busy_tables(torch.device("cpu"), 1.0), 9, 5, torch.arange(SCANS), organ, noise)
+    return traits(*busy_tables(torch.device("cpu"), 1.0), 9, 3, 5, torch.arange(SCANS), organ, noise)
 
 
 def test_sizes_follow_their_bins(drawn):
-    radius = drawn.lesion[..., Trait.RADIUS].flatten().double().numpy()
+    radius = drawn.lesion[:, :9, Trait.RADIUS].flatten().double().numpy()
     share = np.histogram(radius, BUSY.size_mm)[0] / len(radius)
     assert np.abs(share - BUSY.size_prob).max() < 5 * (0.25 / len(radius)) ** 0.5
     for low, high in zip(BUSY.size_mm, BUSY.size_mm[1:], strict=False):
@@ -42,15 +43,48 @@ def test_contrast_keeps_its_floor_and_sign(drawn):
     assert ((body > 0).float().mean() - 0.1).abs() < 5 * (0.09 / body.numel()) ** 0.5  # hyperdense ones, and no others
 
 
+def test_satellites_belong_to_the_largest_lesion_and_are_like_it(drawn):
+    """Where it is large enough: 80 % of those scans, 1 to 3 each; half as large as it at most, and of its kind."""
+    radius, active = drawn.lesion[..., Trait.RADIUS], drawn.active
+    most, largest = torch.where(active[:, :9], radius[:, :9], -1.0).max(1)
+    count, large = active[:, 9:].sum(1), most >= BUSY.satellite_from_mm
+    assert (count[~large] == 0).all()
+    assert (count[large] <= 3).all()
+    share = (count[large] > 0).float().mean().item()
+    assert abs(share - 0.8) < 5 * (0.16 / large.sum().item()) ** 0.5
+    parent = drawn.lesion[:, 9:, Trait.PARENT]
+    assert torch.equal(parent, torch.where(active[:, 9:], largest[:, None], -1).float())
+    assert (radius[:, 9:] <= (0.5 * most[:, None]).clamp_max(5.0) + 1e-4)[active[:, 9:]].all()
+    kind = drawn.lesion[..., Trait.KIND]
+    assert (kind[:, 9:] == kind.gather(1, largest[:, None]))[active[:, 9:]].all()
+
+
+def test_clusters_lie_around_the_first_lesion(drawn):
+    parent = drawn.lesion[:, :9, Trait.PARENT]
+    clustered = (parent[:, 1:] == 0).all(1)
+    assert (parent[:, 0] == -1).all()
+    assert ((parent[:, 1:] == -1).all(1) | clustered).all()
+    assert abs(clustered.float().mean().item() - 0.3) < 5 * (0.21 / SCANS) ** 0.5
+
+
+def test_half_of_the_organs_are_cirrhotic(drawn):
+    surface, nodule = drawn.cirrhosis.unbind(1)
+    has = surface > 0
+    assert abs(has.float().mean().item() - 0.5) < 5 * (0.25 / SCANS) ** 0.5
+    assert torch.equal(nodule > 0, has)
+    assert surface[has].min() >= BUSY.surface_mm[0]
+    assert nodule.max() <= BUSY.nodule_hu[1]
+
+
 def test_a_scan_without_noise_or_organ_gives_finite_traits():
     zero = torch.zeros(3)
-    lesion = traits(*busy_tables(torch.device("cpu")), 9, 5, torch.arange(3), zero, zero).lesion
+    lesion = traits(*busy_tables(torch.device("cpu")), 9, 3, 5, torch.arange(3), zero, zero).lesion
     assert lesion.isfinite().all()
     assert (lesion[..., Trait.BODY].abs() > 0).any()
 
 
 def test_a_scan_is_drawn_the_same_in_any_company(drawn):
-    part = traits(*busy_tables(torch.device("cpu"), 1.0), 9, 5, torch.tensor([7, 3]), torch.full((2,), 100.0), torch.full((2,), 8.0))
+    part = traits(*busy_tables(torch.device("cpu"), 1.0), 9, 3, 5, torch.tensor([7, 3]), torch.full((2,), 100.0), torch.full((2,), 8.0))
     assert torch.equal(part.lesion, drawn.lesion[[7, 3]])
     assert torch.equal(part.active, drawn.active[[7, 3]])
 
@@ -62,9 +96,10 @@ def test_kernel_draws_what_the_twin_draws(device):
         torch.tensor([110.0, 55.0, 30.0, -20.0, 0.0]),
         torch.tensor([10.0, 30.0, 5.0, 0.0, 0.0]),
     )
-    twin = traits(*busy_tables(torch.device("cpu")), 9, 77, uid, organ, noise)
-    kernel = traits(*busy_tables(device), 9, 77, *on(device, (uid, organ, noise)), "cupy")
+    twin = traits(*busy_tables(torch.device("cpu")), 9, 3, 77, uid, organ, noise)
+    kernel = traits(*busy_tables(device), 9, 3, 77, *on(device, (uid, organ, noise)), "cupy")
     assert_equal(kernel.altered, twin.altered)
     assert_equal(kernel.active, twin.active)
+    torch.testing.assert_close(kernel.cirrhosis.cpu(), twin.cirrhosis, rtol=1e-6, atol=0)
     assert_equal(kernel.lesion[..., Trait.KIND].contiguous(), twin.lesion[..., Trait.KIND].contiguous())
     torch.testing.assert_close(kernel.lesion.cpu(), twin.lesion, rtol=1e-4, atol=1e-5)
