@@ -17,7 +17,7 @@ def synthesizer(setting: Setting, **overrides: Any) -> TumorSynthesizer:
         overrides["class_prob"] = tuple(float(name == setting.size_class) for name in SIZE_CLASSES)
     if setting.graph:
         overrides["graph"] = True
-    return TumorSynthesizer(prob=1.0, seed=SEED, backend=setting.backend or "auto", **overrides)
+    return TumorSynthesizer("liver-hu2022", prob=1.0, seed=SEED, backend=setting.backend or "auto", **overrides)
 
 
 def whole(device: torch.device, setting: Setting, threads: int | None = None, **overrides: Any) -> Case:

@@ -111,4 +111,4 @@ def render_lesions(
             for parts, new in zip((images, labels, numbers, occupancies), made, strict=True):
                 parts.append(new)
     new_images, new_labels, number, occupancy = (torch.cat(parts)[:, None] for parts in (images, labels, numbers, occupancies))
-    return Render(new_images, new_labels, number, plan, image, occupancy)
+    return Render(new_images, new_labels, number, plan, image, organ_label, tumor_label, occupancy)

@@ -1,16 +1,14 @@
 """Plan → image, label, instances: one line a stage."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy import ndimage
 from torch import Tensor
 
+from gpu_synth.account import records_of
 from gpu_synth.kernels import _host
 from gpu_synth.kernels._cells import Box
 from gpu_synth.kernels.blend import blend_
@@ -33,6 +31,8 @@ class Render:
         instances: int16; 0 none, n the lesion in slot n − 1 of the plan.
         plan: What was rendered.
         healthy: The image given.
+        organ_label: Number of the organ.
+        tumor_label: Number of the tumours.
         occupancy: Share of each voxel that is lesion, a soft label; of preset "liver" only.
     """
 
@@ -41,6 +41,8 @@ class Render:
     instances: Int[Tensor, "b 1 i j k"]
     plan: Plan
     healthy: Float[Tensor, "b 1 i j k"]
+    organ_label: int
+    tumor_label: int
     occupancy: Float[Tensor, "b 1 i j k"] | None = None
 
     def records(self) -> list[dict[str, Any]]:
@@ -48,34 +50,11 @@ class Render:
 
         Returns:
             Dicts with `uid`, `lesion` (its number in `instances`), `volume_mm3`, `equivalent_radius_mm` (of the ball of as much volume),
-            `centre_vox` (in the array), `mean_drop_hu` (before less after, finite voxels only) and `surface_mm` (least distance of its
-            voxels from where nothing is labelled); of preset "liver" also `kind` and `contrast_to_noise` (drop over the scan's noise).
+            `centre_vox` (in the array), `mean_drop_hu` (before less after, finite voxels only), `contrast_to_noise` (its size over the
+            scan's noise), `surface_mm` and `vessel_mm` (from the nearest of its voxels to where nothing is labelled, and to a vessel; None
+            where the array shows none); of lesions drawn one by one also `kind` and `near`, as in `LesionPlan.to_records`.
         """
-        asked = {(record["uid"], record["lesion"]): record for record in self.plan.to_records()}
-        out = []
-        for sample, (uid, spacing) in enumerate(zip(self.plan.uid.tolist(), self.plan.spacing_mm, strict=True)):
-            number = self.instances[sample, 0].cpu().numpy()
-            drop = (self.healthy[sample, 0].double() - self.image[sample, 0].double()).cpu().numpy()
-            depth_mm = ndimage.distance_transform_edt((self.label[sample, 0] != 0).cpu().numpy(), spacing) if number.any() else number
-            for lesion, box in enumerate(ndimage.find_objects(number), start=1):
-                if box is None:
-                    continue
-                inside = number[box] == lesion
-                volume, known = float(inside.sum() * np.prod(spacing)), asked[uid, lesion]
-                mean_drop = float(drop[box][inside & np.isfinite(drop[box])].mean())
-                record = {
-                    "uid": uid,
-                    "lesion": lesion,
-                    "volume_mm3": volume,
-                    "equivalent_radius_mm": (3.0 * volume / (4.0 * math.pi)) ** (1.0 / 3.0),
-                    "centre_vox": tuple(float(at + start.start) for at, start in zip(ndimage.center_of_mass(inside), box, strict=True)),
-                    "mean_drop_hu": mean_drop,
-                    "surface_mm": float(depth_mm[box][inside].min()),
-                }
-                if "kind" in known:
-                    record |= {"kind": known["kind"], "contrast_to_noise": abs(mean_drop) / max(known["noise_hu"], 1e-6)}
-                out.append(record)
-        return out
+        return records_of(self)
 
 
 class Lesions(NamedTuple):
@@ -135,7 +114,7 @@ def render(
     lesions = lesions_of(label, plan, origin_vox, organ_label, backend)
     new_image, new_label = composite(image, label, lesions, organ_label, tumor_label, backend)
     number = lesions[0].number if len(lesions) == 1 else torch.cat([part.number for part in lesions])
-    return Render(new_image, new_label, number[:, None], plan, image)
+    return Render(new_image, new_label, number[:, None], plan, image, organ_label, tumor_label)
 
 
 def _changing(number: Tensor, edge_bound_vox: Sequence[float]) -> Box:

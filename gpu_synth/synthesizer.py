@@ -49,7 +49,7 @@ class TumorSynthesizer(CountingModule):
 
     def __init__(
         self,
-        preset: str = "liver-hu2022",
+        preset: str = "liver",
         prob: float = 0.9,
         seed: int = 0,
         backend: str = "auto",

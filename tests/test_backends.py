@@ -30,7 +30,7 @@ def bounds(request, monkeypatch):
 def pair(**options):
     """The same synthesizer twice: torch operations, and kernels."""
     options = {"prob": 1.0, **options}
-    return TumorSynthesizer(backend="torch", **options), TumorSynthesizer(backend="cupy", **options)
+    return TumorSynthesizer("liver-hu2022", backend="torch", **options), TumorSynthesizer("liver-hu2022", backend="cupy", **options)
 
 
 def both(device, image, label, spacing_mm, uid, **options):
@@ -104,7 +104,7 @@ def test_memory_that_is_not_contiguous(device):
 
 def test_a_crop_of_a_render_is_a_render_of_the_crop(device):
     image, label = on(device, scans(1, (44, 40, 48)))
-    synth = TumorSynthesizer(prob=1.0, backend="cupy", scope="volume", class_prob=(0, 1, 0, 0, 0))
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", scope="volume", class_prob=(0, 1, 0, 0, 0))
     plan = synth.plan(image, label, ONE_MM, uids(1))
     whole = synth.render(image, label, plan)
     start, size = (3, 1, 5), 37
@@ -118,7 +118,7 @@ def test_a_crop_of_a_render_is_a_render_of_the_crop(device):
 
 def test_a_sample_is_the_same_alone_and_in_a_batch(device):
     image, label = on(device, scans(4, (30, 26, 34)))
-    synth = TumorSynthesizer(prob=1.0, backend="cupy")
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy")
     together = synth.render(image, label, synth.plan(image, label, ONE_MM, uids(4)))
     for n in (2, 0):
         alone = synth.render(image[n : n + 1], label[n : n + 1], synth.plan(image[n : n + 1], label[n : n + 1], ONE_MM, uids(1, 1000 + n)))
@@ -142,7 +142,7 @@ def test_every_size_class_in_a_patch_that_is_all_organ(device, size_class):
 
 def test_the_organ_alone_changes(device):
     image, label = on(device, scans(2, (30, 26, 34)))
-    new_image, new_label = TumorSynthesizer(prob=1.0, backend="cupy")(image, label, ONE_MM, uids(2))
+    new_image, new_label = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy")(image, label, ONE_MM, uids(2))
     outside = ~organ((30, 26, 34)).expand(2, 1, 30, 26, 34)
     assert torch.equal(new_image.cpu()[outside], image.cpu()[outside])
     assert torch.equal(new_label.cpu()[outside], label.cpu()[outside])

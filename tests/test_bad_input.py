@@ -13,7 +13,9 @@ from gpu_synth import TumorSynthesizer
     ("arguments", "message"),
     [
         pytest.param(
-            {"preset": "liver-hu"}, "preset must be one of liver-hu2022, liver, got 'liver-hu'; did you mean 'liver-hu2022'?", id="preset"
+            {"preset": "liver-hu"},
+            "preset must be one of liver-hu2022, liver, liver-growth, pancreas, kidney, got 'liver-hu'; did you mean 'liver-hu2022'?",
+            id="preset",
         ),
         pytest.param({"prob": 1.5}, "prob must be a number in [0, 1], got 1.5", id="prob-1.5"),
         pytest.param({"prob": -0.1}, "prob must be a number in [0, 1], got -0.1", id="prob-negative"),
@@ -36,7 +38,7 @@ from gpu_synth import TumorSynthesizer
 )
 def test_constructor_refuses(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message) + "$"):
-        TumorSynthesizer(**arguments)
+        TumorSynthesizer(**{"preset": "liver-hu2022", **arguments})
 
 
 IMAGE, LABEL = scans(2, (9, 8, 7))
@@ -91,7 +93,7 @@ BAD_CALLS = {
 def test_call_refuses(arguments, error, message, mode):
     arguments = dict(arguments)
     numbers = {name: arguments.pop(name) for name in ("organ_label", "tumor_label") if name in arguments}
-    synth = TumorSynthesizer(**numbers).train(mode == "train")
+    synth = TumorSynthesizer("liver-hu2022", **numbers).train(mode == "train")
     call = synth.plan if mode == "plan" else synth
     with pytest.raises(error, match=re.escape(message)):
         call(**{"image": IMAGE, "label": LABEL, "spacing_mm": ONE_MM, **arguments})
@@ -143,7 +145,7 @@ def test_render_refuses(change, error, message):
     ids=["missing", "two", "half", "tensor", "one", "nan", "infinite", "text", "none"],
 )
 def test_render_of_a_crop_refuses(origin_vox, message):
-    synth = TumorSynthesizer(scope="volume")
+    synth = TumorSynthesizer("liver-hu2022", scope="volume")
     plan = synth.plan(IMAGE, LABEL, ONE_MM, uids(2))
     with pytest.raises(ValueError, match=re.escape(message)):
         synth.render(IMAGE[:, :, :4], LABEL[:, :, :4], plan, origin_vox)

@@ -114,12 +114,12 @@ def test_what_a_user_cannot_mend_keeps_its_traceback(cache, tmp_path, monkeypatc
 def test_packaged_configs_are_found_by_name_and_figures_overridden(cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("liver.yaml", "demo.yaml"):
-        options = ["--data.data_dir", str(cache), "--data.overrides.contrast_hu", "[-60, -50]", "--trainer.max_epochs", "1"]
+        options = ["--data.data_dir", str(cache), "--data.overrides.mass_effect", "[20, 30]", "--trainer.max_epochs", "1"]
         with pytest.raises(SystemExit) as stop:
             main(["fit", "--config", name, *options, "--print_config"])
         assert stop.value.code == 0
         config = yaml.safe_load(capsys.readouterr().out)
-        assert config["data"]["overrides"]["contrast_hu"] == [-60, -50]
+        assert config["data"]["overrides"]["mass_effect"] == [20, 30]
         assert config["data"]["data_dir"] == str(cache)
         assert config["trainer"]["max_epochs"] == 1
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_tells_the_networks_size_and_nothing_else(cache, tmp_path, 
 def test_fit_then_resume_from_the_command_line(cache, tmp_path, monkeypatch, recwarn):
     monkeypatch.chdir(tmp_path)
     options = {"data.data_dir": cache, "data.patch_vox": [64, 32, 32], "data.samples_per_epoch": 1, "data.batch_size": 1}
-    options |= {"data.num_workers": 0, "data.overrides.contrast_hu": [-145, -100], "model.overlap": 0, "trainer.default_root_dir": "runs"}
+    options |= {"data.num_workers": 0, "data.overrides.cnr_floor": 3.0, "model.overlap": 0, "trainer.default_root_dir": "runs"}
     options |= {"trainer.check_val_every_n_epoch": 2, "trainer.enable_progress_bar": "false"}
     fit = ["fit", "--config", "liver.yaml", *(f"--{name}={value}" for name, value in options.items())]
     assert main([*fit, "--trainer.max_epochs=1"]) == 0

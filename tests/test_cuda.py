@@ -22,7 +22,7 @@ def patches(b=2, dtype=torch.float32):
 def test_a_call_waits_for_nothing(backend, graph):
     """Neither by torch's own count, nor by the profiler's, which also sees what CuPy does."""
     image, label = patches()
-    synth = TumorSynthesizer(prob=1.0, backend=backend, graph=graph)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend=backend, graph=graph)
     for _ in range(3):
         synth(image, label, ONE_MM)
     torch.cuda.synchronize()
@@ -47,7 +47,10 @@ def waits_of(run):
 
 def test_a_graph_replays_fresh_tumours_the_same_as_without():
     image, label = patches()
-    eager, graph = TumorSynthesizer(prob=1.0, backend="cupy"), TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    eager, graph = (
+        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy"),
+        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True),
+    )
     seen = set()
     for _ in range(5):
         expected, got = eager(image, label, ONE_MM), graph(image, label, ONE_MM)
@@ -61,7 +64,10 @@ def test_a_graph_replays_fresh_tumours_the_same_as_without():
 def test_a_graph_outlives_the_caches_that_it_was_captured_from():
     """Its spacings and tables lie in small tensors; those of other spacings must not come to lie in their place."""
     image, label = patches()
-    eager, graph = TumorSynthesizer(prob=1.0, backend="cupy"), TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    eager, graph = (
+        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy"),
+        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True),
+    )
     graph(image, label, ONE_MM, uids(2))
     for n in range(300):
         eager(image[..., :24], label[..., :24], (1.0 + n / 300, 1.0, 1.0), uids(2))
@@ -73,14 +79,17 @@ def test_a_graph_outlives_the_caches_that_it_was_captured_from():
 def test_a_graph_of_a_batch_that_mixes_spacings():
     image, label = patches(3)
     spacing_mm = [ONE_MM, ONE_MM, (0.7, 0.7, 5.0)]
-    eager, graph = TumorSynthesizer(prob=1.0, backend="cupy"), TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    eager, graph = (
+        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy"),
+        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True),
+    )
     for _ in range(2):
         assert torch.equal(graph(image, label, spacing_mm)[0], eager(image, label, spacing_mm)[0])
 
 
 def test_a_graph_is_not_copied_or_pickled_with_its_synthesizer():
     image, label = patches()
-    graph = TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    graph = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True)
     graph(image, label, ONE_MM)
     for other in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
         assert torch.equal(other(image, label, ONE_MM, uids(2))[0], graph(image, label, ONE_MM, uids(2))[0])
@@ -88,7 +97,7 @@ def test_a_graph_is_not_copied_or_pickled_with_its_synthesizer():
 
 def test_a_compiled_model_makes_the_same_tumours():
     image, label = patches()
-    synth, eager = TumorSynthesizer(prob=1.0), TumorSynthesizer(prob=1.0)
+    synth, eager = TumorSynthesizer("liver-hu2022", prob=1.0), TumorSynthesizer("liver-hu2022", prob=1.0)
     compiled = torch.compile(lambda image, label: synth(image, label, ONE_MM), fullgraph=True)
     for _ in range(3):
         assert torch.equal(compiled(image, label)[0], eager(image, label, ONE_MM)[0])
@@ -96,7 +105,7 @@ def test_a_compiled_model_makes_the_same_tumours():
 
 def test_a_graph_follows_labels_and_seed():
     image, label = patches()
-    graph = TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    graph = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True)
     graph(image, label, ONE_MM, uids(2))
     half = label.clone()
     half[:, :, :48] = 0
@@ -108,7 +117,7 @@ def test_a_graph_follows_labels_and_seed():
 
 
 def test_more_shapes_than_graphs_are_made_without_and_said_once():
-    graph = TumorSynthesizer(prob=1.0, backend="cupy", graph=True)
+    graph = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True)
     for n in range(4):
         graph(*(x[..., : 40 + n] for x in patches()), ONE_MM, uids(2))
     with pytest.warns(UserWarning, match="graph=True keeps graphs for 4 shapes"):
@@ -119,7 +128,7 @@ def test_more_shapes_than_graphs_are_made_without_and_said_once():
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 def test_memory_is_at_most_three_times_the_batch_and_flat(graph, spacing_mm):
     image, label = patches(8)
-    synth = TumorSynthesizer(prob=1.0, backend="cupy", graph=graph)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=graph)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -139,7 +148,7 @@ def test_memory_is_at_most_three_times_the_batch_and_flat(graph, spacing_mm):
 
 def test_launches_follow_torchs_stream():
     image, label = patches()
-    synth = TumorSynthesizer(prob=1.0, backend="cupy")
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy")
     expected = synth(image, label, ONE_MM, uids(2))
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -155,7 +164,7 @@ def test_launches_follow_torchs_stream():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_under_autocast_and_in_half_precision(dtype):
     image, label = patches(2, dtype)
-    synth = TumorSynthesizer(prob=1.0, backend="cupy")
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy")
     expected = synth(image, label, ONE_MM, uids(2))
     with torch.autocast("cuda", dtype=dtype):
         got = synth(image, label, ONE_MM, uids(2))

@@ -28,7 +28,7 @@ def eight():
     """Eight scans, their spacings and uids, and what becomes of them together."""
     image, label = scans(8)
     label[6] = 0  # one that cannot be altered
-    synth = TumorSynthesizer(seed=11)
+    synth = TumorSynthesizer("liver-hu2022", seed=11)
     made = synth(image, label, SPACINGS, uids(8))
     assert synth.lesions > 20
     return image, label, *made
@@ -37,13 +37,13 @@ def eight():
 @pytest.mark.parametrize("order", [[0], [1], [4], [5], [7, 6, 5, 4, 3, 2, 1, 0], [2, 7, 1], [3, 0, 5, 1]], ids=str)
 def test_alone_or_in_any_company(eight, order):
     image, label, new_image, new_label = (x[order] for x in eight)
-    made = TumorSynthesizer(seed=11)(image, label, [SPACINGS[n] for n in order], uids(8)[order])
+    made = TumorSynthesizer("liver-hu2022", seed=11)(image, label, [SPACINGS[n] for n in order], uids(8)[order])
     assert identical(made, (new_image, new_label))
 
 
 def test_again_and_by_parts(eight):
     image, label, *made = eight
-    synth = TumorSynthesizer(seed=11).eval()
+    synth = TumorSynthesizer("liver-hu2022", seed=11).eval()
     assert identical(synth(image, label, SPACINGS, uids(8)), made)
     plan = synth.plan(image, label, SPACINGS, uids(8))
     out = synth.render(image, label, plan)
@@ -56,16 +56,16 @@ def test_again_and_by_parts(eight):
 def test_uid_and_seed_matter(eight):
     image, label, *made = eight
     for other in (
-        TumorSynthesizer(seed=12)(image, label, SPACINGS, uids(8)),
-        TumorSynthesizer(seed=11)(image, label, SPACINGS, uids(8, 7)),
+        TumorSynthesizer("liver-hu2022", seed=12)(image, label, SPACINGS, uids(8)),
+        TumorSynthesizer("liver-hu2022", seed=11)(image, label, SPACINGS, uids(8, 7)),
     ):
         assert all(not torch.equal(other[0][n], made[0][n]) for n in (0, 3, 4))
 
 
 def test_after_a_save_and_a_load(eight, tmp_path):
     image, label, *made = eight
-    TumorSynthesizer(seed=11).plan(image, label, SPACINGS, uids(8)).save(tmp_path / "plan")
-    out = TumorSynthesizer(seed=999).render(image, label, TumorPlan.load(tmp_path / "plan"))  # the plan holds the key
+    TumorSynthesizer("liver-hu2022", seed=11).plan(image, label, SPACINGS, uids(8)).save(tmp_path / "plan")
+    out = TumorSynthesizer("liver-hu2022", seed=999).render(image, label, TumorPlan.load(tmp_path / "plan"))  # the plan holds the key
     assert identical((out.image, out.label), made)
 
 
@@ -74,7 +74,7 @@ import sys, torch
 from gpu_synth import TumorSynthesizer
 torch.set_num_threads(2)  # the tests run in one
 given = torch.load(sys.argv[1], weights_only=True)
-made = TumorSynthesizer(seed=11)(given["image"], given["label"], given["spacing_mm"], given["uid"])
+made = TumorSynthesizer("liver-hu2022", seed=11)(given["image"], given["label"], given["spacing_mm"], given["uid"])
 torch.save(made, sys.argv[2])
 """
 
@@ -90,15 +90,15 @@ def test_in_a_second_process_of_two_threads(eight, tmp_path):
 
 def test_after_resuming_the_state(tmp_path):
     image, label = scans(3)
-    synth = TumorSynthesizer(seed=5, class_prob=TINY)
+    synth = TumorSynthesizer("liver-hu2022", seed=5, class_prob=TINY)
     first = synth(image, label, ONE_MM)
     torch.save(synth.state_dict(), tmp_path / "state")
     second = synth(image, label, ONE_MM)
     assert not torch.equal(first[0], second[0])
-    resumed = TumorSynthesizer(seed=0, class_prob=TINY)
+    resumed = TumorSynthesizer("liver-hu2022", seed=0, class_prob=TINY)
     resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert identical(resumed(image, label, ONE_MM), second)
-    by_uid = TumorSynthesizer(seed=5, class_prob=TINY)(image, label, ONE_MM, torch.tensor([3, 4, 5]))
+    by_uid = TumorSynthesizer("liver-hu2022", seed=5, class_prob=TINY)(image, label, ONE_MM, torch.tensor([3, 4, 5]))
     assert identical(by_uid, second)
 
 
@@ -131,7 +131,7 @@ def test_inside_any_precision_of_the_training_loop(eight, loop):
     for cached in (parameter_table, _spline_weights):
         cached.cache_clear()
     with loop():
-        synth = TumorSynthesizer(seed=11)
+        synth = TumorSynthesizer("liver-hu2022", seed=11)
         inside = synth(image, label, SPACINGS, uids(8))
     assert identical(inside, made)
     assert identical(synth(image, label, SPACINGS, uids(8)), made)  # and what was cached inside serves outside
@@ -143,7 +143,7 @@ def test_reduced_precision_products_are_off_inside_and_as_before_outside(eight, 
     monkeypatch.setattr("torch.bmm", lambda a, b, bmm=torch.bmm: (seen.append(torch.backends.cuda.matmul.fp32_precision), bmm(a, b))[1])
     torch.set_float32_matmul_precision("high")
     try:
-        TumorSynthesizer(seed=11)(image, label, SPACINGS, uids(8))
+        TumorSynthesizer("liver-hu2022", seed=11)(image, label, SPACINGS, uids(8))
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -156,7 +156,7 @@ def test_global_generators_are_untouched(eight):
     np.random.seed(1)  # noqa: NPY002 (the global generator is what is meant)
     torch.manual_seed(1)
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    TumorSynthesizer(seed=11)(image, label, SPACINGS)
+    TumorSynthesizer("liver-hu2022", seed=11)(image, label, SPACINGS)
     after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     assert before[0] == after[0]
     assert str(before[1]) == str(after[1])
@@ -170,7 +170,7 @@ def test_global_generators_are_untouched(eight):
 def volume():
     """A case of 70 × 61 × 52 with lesions of all sizes, its plan and its render."""
     image, label = scans(1, (70, 61, 52))
-    synth = TumorSynthesizer(prob=1.0, seed=2, scope="volume", class_prob=MIX)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, seed=2, scope="volume", class_prob=MIX)
     plan = synth.plan(image, label, ONE_MM, uids(1))
     return synth, image, label, plan, synth.render(image, label, plan)
 
@@ -207,7 +207,7 @@ def test_a_crop_without_a_lesion_is_untouched_and_one_beyond_the_case_works(volu
 def test_without_looking_at_values_it_comes_to_the_same(eight, monkeypatch):
     """The accelerator's path on the CPU: batched by spacing, everything everywhere. Lesions exactly, HU to float32 sums."""
     image, label, *made = eight
-    synth = TumorSynthesizer(seed=11)
+    synth = TumorSynthesizer("liver-hu2022", seed=11)
     looking = synth.render(image, label, synth.plan(image, label, SPACINGS, uids(8)))
     monkeypatch.setattr(_host, "on_host", lambda device: False)
     blind = synth.render(image, label, synth.plan(image, label, SPACINGS, uids(8)))
@@ -220,7 +220,7 @@ def test_no_value_is_read_back():
     """On the meta device, where there are no values: reading one, by item, nonzero, mask or copy to the host, raises."""
     image, label = (x.to("meta") for x in scans(3, dtype=torch.float16))
     spacing_mm = [ONE_MM, (0.7, 0.7, 5.0), (0.7, 0.7, 5.0)]
-    synth = TumorSynthesizer(seed=11, scope="volume")
+    synth = TumorSynthesizer("liver-hu2022", seed=11, scope="volume")
     new_image, new_label = synth(image, label, spacing_mm)
     assert (new_image.shape, new_image.dtype, new_image.device) == (image.shape, image.dtype, image.device)
     assert (new_label.shape, new_label.dtype, new_label.device) == (label.shape, label.dtype, label.device)
@@ -235,6 +235,6 @@ def test_no_value_is_read_back():
 def test_on_cuda_lesions_are_those_of_the_cpu(eight, around):
     image, label, *made = eight
     with around():
-        new_image, new_label = TumorSynthesizer(seed=11)(image.cuda(), label.cuda(), SPACINGS, uids(8))
+        new_image, new_label = TumorSynthesizer("liver-hu2022", seed=11)(image.cuda(), label.cuda(), SPACINGS, uids(8))
     assert (new_label.cpu() != made[1]).sum() <= 4  # a displacement that rounds the other way moves a line of voxels
     torch.testing.assert_close(new_image.cpu()[new_label.cpu() == made[1]], made[0][new_label.cpu() == made[1]], rtol=0, atol=2.0)

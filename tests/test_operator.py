@@ -10,7 +10,7 @@ from gpu_synth import TumorSynthesizer
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.synth = TumorSynthesizer(prob=1.0, seed=3)
+        self.synth = TumorSynthesizer("liver-hu2022", prob=1.0, seed=3)
         self.net = torch.nn.Conv3d(1, 2, 3)
 
     def forward(self, image, label):
@@ -20,7 +20,7 @@ class Model(torch.nn.Module):
 
 def test_operator_keeps_torchs_rules():
     image, label = scans(2, (16, 14, 12))
-    arguments = (image, label, uids(2), [1.0] * 6, 0, TumorSynthesizer(prob=1.0).recipe)
+    arguments = (image, label, uids(2), [1.0] * 6, 0, TumorSynthesizer("liver-hu2022", prob=1.0).recipe)
     results = torch.library.opcheck(torch.ops.gpu_synth.synthesize.default, arguments)
     assert set(results.values()) == {"SUCCESS"}
 
@@ -59,7 +59,7 @@ def test_a_resumed_seed_reaches_compiled_code():
 def test_a_recipe_makes_another_one_like_it():
     image, label = scans(2, (20, 18, 24))
     options = {"prob": 0.7, "scope": "volume", "contrast_hu": (-50, -40), "tumor_label": 5}
-    synth = TumorSynthesizer(seed=4, **options)
+    synth = TumorSynthesizer("liver-hu2022", seed=4, **options)
     made = torch.ops.gpu_synth.synthesize(image, label, uids(2), [1.0] * 6, 4, synth.recipe)
     expected = synth(image, label, ONE_MM, uids(2))
     assert torch.equal(made[0], expected[0])

@@ -105,7 +105,7 @@ def test_figures_that_cannot_be_drawn_from_are_refused(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         presets.get("liver-hu2022", **change)
     with pytest.raises(ValueError, match=re.escape(message)):
-        TumorSynthesizer(**change)
+        TumorSynthesizer("liver-hu2022", **change)
 
 
 def test_unknown_preset_names_the_nearest():
@@ -119,7 +119,7 @@ def test_unknown_preset_names_the_nearest():
 def test_each_figure_alone_can_be_the_only_one(group):
     """A class of probability one draws from its own row: nothing of the table lands in another's column."""
     chosen = tuple(float(n == group) for n in range(len(SIZE_CLASSES)))
-    synth = TumorSynthesizer(prob=1.0, class_prob=chosen)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, class_prob=chosen)
     label = torch.ones(8, 1, 12, 12, 12, dtype=torch.uint8)
     plan = synth.plan(label.float(), label, (1.0, 1.0, 1.0), uid=torch.arange(8))
     records = plan.to_records()

@@ -16,7 +16,7 @@ from gpu_synth import TumorPlan, TumorSynthesizer
 
 def made(image, label, spacing_mm=ONE_MM, first=1000, **options):
     """Image and label as they come back, lesions and skipped samples."""
-    synth = TumorSynthesizer(**{"prob": 1.0, "seed": 1, "class_prob": TINY, **options})
+    synth = TumorSynthesizer("liver-hu2022", **{"prob": 1.0, "seed": 1, "class_prob": TINY, **options})
     return *synth(image, label, spacing_mm, uids(len(image), first)), synth.lesions, synth.skipped
 
 
@@ -150,7 +150,7 @@ def test_an_organ_that_fills_the_patch(shape, spacing_mm, class_prob):
 def test_the_change_is_texture_times_blurred_mask_times_contrast():
     """With texture, organ and contrast at one, what is left is scipy's blur of the mask, in millimetres on an uneven grid."""
     image, label = torch.zeros(1, 1, 34, 31, 12, dtype=torch.float64), torch.ones(1, 1, 34, 31, 12, dtype=torch.uint8)
-    synth = TumorSynthesizer(prob=1.0, class_prob=TINY)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, class_prob=TINY)
     plan = synth.plan(image, label, (0.8, 1.0, 3.0), uids(1))
     full = {"texture_gain": plan.texture_gain * 1e6, "contrast_hu": plan.contrast_hu * 0 - 100}  # the gain's excess is clipped
     out = synth.render(image, label, plan.edit(**full))
@@ -191,7 +191,7 @@ def test_axial_axis_may_be_another():
     """The same anatomy, its axes in another order: lesions stay in the middle of the axis named."""
     image, label = scans(8)
     for axis in range(3):
-        plan = TumorSynthesizer(prob=1.0, class_prob=TINY, axial_axis=axis).plan(image, label, ONE_MM, uids(8))
+        plan = TumorSynthesizer("liver-hu2022", prob=1.0, class_prob=TINY, axial_axis=axis).plan(image, label, ONE_MM, uids(8))
         extent = organ().movedim(axis, 0).flatten(1).any(1).nonzero()[[0, -1], 0].tolist()
         at = plan.centre_vox[plan.active][:, axis].double()
         assert at.min() >= extent[0] + 0.3 * (extent[1] - extent[0]) - 0.5
@@ -203,7 +203,7 @@ def test_axial_axis_may_be_another():
 
 def test_evaluation_without_uid_returns_what_it_was_given():
     image, label = scans(2)
-    synth = TumorSynthesizer(prob=1.0).eval()
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0).eval()
     new_image, new_label = synth(image, label, ONE_MM)
     assert new_image is image
     assert new_label is label
@@ -214,7 +214,7 @@ def test_evaluation_without_uid_returns_what_it_was_given():
 
 def test_training_counts_its_own_uids():
     image, label = scans(3)
-    synth = TumorSynthesizer(prob=1.0, class_prob=TINY)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, class_prob=TINY)
     assert synth.plan(image, label, ONE_MM).uid.tolist() == [0, 1, 2]
     assert synth.plan(image[:1], label[:1], ONE_MM).uid.tolist() == [3]
     synth(image, label, ONE_MM)
@@ -239,7 +239,7 @@ def test_workers_do_not_count(monkeypatch):
 def test_counters_add_up():
     image, label = scans(4)
     label[2] = 0
-    synth = TumorSynthesizer(prob=1.0, class_prob=TINY)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, class_prob=TINY)
     lesions = 0
     for turn in range(3):
         lesions += int(synth.plan(image, label, ONE_MM, uids(4, 10 * turn)).active.sum())
@@ -248,7 +248,7 @@ def test_counters_add_up():
 
 
 def test_state_is_a_snapshot_and_no_buffer():
-    synth = TumorSynthesizer(seed=7)
+    synth = TumorSynthesizer("liver-hu2022", seed=7)
     image, label = scans(2)
     state = synth.state_dict()
     synth(image, label, ONE_MM)
@@ -262,8 +262,8 @@ def test_state_is_a_snapshot_and_no_buffer():
 
 
 def test_resuming_with_another_preset_is_said():
-    state = TumorSynthesizer(seed=7).state_dict()
-    other = TumorSynthesizer(seed=8, contrast_hu=(-60.0, -50.0))
+    state = TumorSynthesizer("liver-hu2022", seed=7).state_dict()
+    other = TumorSynthesizer("liver-hu2022", seed=8, contrast_hu=(-60.0, -50.0))
     with pytest.warns(
         UserWarning, match="the saved synthesizer drew from preset 'liver-hu2022' .* give both the same preset and overrides"
     ):
@@ -286,4 +286,4 @@ def test_scans_are_what_they_say():
     assert image.shape[2:] == label.shape[2:] == SHAPE
     assert organ()[0].any()  # cut by one border
     assert not organ()[-1].any()
-    assert isinstance(TumorSynthesizer().plan(image, label, np.array(ONE_MM), uids(2)), TumorPlan)
+    assert isinstance(TumorSynthesizer("liver-hu2022").plan(image, label, np.array(ONE_MM), uids(2)), TumorPlan)

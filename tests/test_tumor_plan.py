@@ -15,7 +15,7 @@ from gpu_synth import TumorPlan, TumorSynthesizer
 
 @pytest.fixture
 def synth():
-    return TumorSynthesizer(prob=1.0, seed=4, class_prob=TINY)
+    return TumorSynthesizer("liver-hu2022", prob=1.0, seed=4, class_prob=TINY)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_parts_join_to_the_whole(plan):
 )
 def test_plans_of_different_runs_do_not_join(plan, other, name):
     image, label = scans(1)
-    stranger = TumorSynthesizer(**{"prob": 1.0, "seed": 4, "class_prob": TINY, **other}).plan(image, label, ONE_MM, uids(1))
+    stranger = TumorSynthesizer("liver-hu2022", **{"prob": 1.0, "seed": 4, "class_prob": TINY, **other}).plan(image, label, ONE_MM, uids(1))
     with pytest.raises(ValueError, match=f"plans must agree in {name}, got .*; render them one by one"):
         TumorPlan.cat([plan, stranger])
 
@@ -89,7 +89,7 @@ def test_saved_and_loaded_it_is_the_same(plan, tmp_path):
 
 def test_seeds_and_uids_of_64_bits_survive_a_file(tmp_path):
     image, label = scans(2)
-    plan = TumorSynthesizer(seed=-(2**63)).plan(image, label, (1 / 3, 0.1, 2.0), torch.tensor([2**63 - 1, -1]))
+    plan = TumorSynthesizer("liver-hu2022", seed=-(2**63)).plan(image, label, (1 / 3, 0.1, 2.0), torch.tensor([2**63 - 1, -1]))
     plan.save(tmp_path / "plan")
     assert equal(TumorPlan.load(tmp_path / "plan"), plan)
 
@@ -240,7 +240,7 @@ def test_edits_that_could_not_be_rendered_are_refused(plan, name, change, messag
 def test_records_list_what_was_asked_for():
     image, label = scans(5)
     label[1] = 0
-    plan = TumorSynthesizer(prob=1.0, seed=4, class_prob=MIX).plan(image, label, ONE_MM, uids(5))
+    plan = TumorSynthesizer("liver-hu2022", prob=1.0, seed=4, class_prob=MIX).plan(image, label, ONE_MM, uids(5))
     records = plan.to_records()
     assert len(records) == plan.active.sum()
     assert {record["uid"] for record in records} == {1000, 1002, 1003, 1004}
@@ -257,7 +257,7 @@ def test_records_list_what_was_asked_for():
 def test_records_of_a_render_list_what_came_out():
     image, label = scans(3, dtype=torch.float64)
     image[0, 0, 20, 20, :] = torch.nan
-    synth = TumorSynthesizer(prob=1.0, seed=4, class_prob=TINY)
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, seed=4, class_prob=TINY)
     spacing = [ONE_MM, (0.7, 0.7, 2.5), ONE_MM]
     out = synth.render(image, label, synth.plan(image, label, spacing, uids(3)))
     records = out.records()

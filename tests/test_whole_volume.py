@@ -21,7 +21,7 @@ for slab in range(0, 512, 32):  # a liver's size: 19 × 23 × 27 cm, cut by no b
     label[0, 0, part] = ((i[part] - 0.3) / 0.5)[:, None, None] ** 2 + (j / 0.6)[:, None] ** 2 + (k / 0.6) ** 2 < 1
 image = torch.full((1, 1, *shape), 100.0)
 start = time.perf_counter()
-synth = TumorSynthesizer(prob=1.0, scope="volume", class_prob=(0, 0, 0, 0, 1))
+synth = TumorSynthesizer("liver-hu2022", prob=1.0, scope="volume", class_prob=(0, 0, 0, 0, 1))
 new_image, new_label = synth(image, label, spacing_mm, torch.tensor([0]))
 print(json.dumps({
     "seconds": time.perf_counter() - start,

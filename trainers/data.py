@@ -173,7 +173,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         predict_images: str | Sequence[str] = (),
         num_workers: int = 2,
         seed: int = 0,
-        preset: str = "liver-hu2022",
+        preset: str = "liver",
         prob: float = 0.9,
         overrides: dict[str, Any] | None = None,
         window_hu: tuple[float, float] = (-21.0, 189.0),

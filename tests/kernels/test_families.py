@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.kernels import _launch, warp
 from gpu_synth.kernels.tissue import tissue
+from gpu_synth.organs import LIVER
 
 FAMILIES = sorted(path.stem for path in KERNELS.glob("[a-z]*.py") if path.stem != "__init__")
 
@@ -75,9 +77,12 @@ MUTANTS = {
     "traits barrier": ("traits.cu", "slot, thread);\n    __syncthreads();", "slot, thread);"),
     "traits word": ("traits.cu", "W_RIM, W_TEXTURE,", "W_TEXTURE, W_RIM,"),
     "sites rank": ("sites.cu", "if (end[middle] > rank) high", "if (end[middle] >= rank) high"),
-    "sites barrier": ("sites.cu", "first = CANDIDATES;\n        __syncthreads();", "first = CANDIDATES;"),
+    "sites barrier": ("sites.cu", "&first, thread);\n        }\n        __syncthreads();", "&first, thread);\n        }"),
+    "sites satellite": ("sites.cu", "least + to_uniform(words.word[0])", "least + to_uniform(words.word[1])"),
+    "traits satellite": ("traits.cu", "slot - main_slots < satellites", "slot - main_slots <= satellites"),
+    "lesion capsule": ("lesion.cu", "expf(-0.5f * across * across)", "expf(-across * across)"),
     "lesion barrier": ("lesion.cu", "+ item];\n        __syncthreads();", "+ item];"),
-    "lesion reach": ("lesion.cu", "* row[REACH] + FAR_SIGMAS", "* 0.7f + FAR_SIGMAS"),
+    "lesion reach": ("lesion.cu", "* row[REACH] + beyond_mm(row)", "* 0.7f + beyond_mm(row)"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
     "warp barrier": ("warp.cu", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
@@ -89,7 +94,7 @@ def synthesised(folder, order, monkeypatch):
     """Everything that comes of two samples, or None where the emulator itself objects."""
     emulated(monkeypatch, order, folder)
     image, label = scans(2, (41, 36, 40))
-    synth = TumorSynthesizer(prob=1.0, backend="cupy", class_prob=(0.5, 0.5, 0.0, 0.0, 0.0))
+    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", class_prob=(0.5, 0.5, 0.0, 0.0, 0.0))
     try:
         plan = synth.plan(image, label, ONE_MM, uids(2))
         out = synth.render(image, label, plan)
@@ -98,7 +103,10 @@ def synthesised(folder, order, monkeypatch):
         strength = torch.full(plan.active.shape, 40.0)
         lesions = plan.centre_vox, plan.shapes_vox()[0].amax(-1), strength, plan.active
         moved = warp.warp(image[:, 0], label[:, 0], *lesions, 1, ONE_MM, backend="cupy")
-        full = TumorSynthesizer("liver", prob=1.0, backend="cupy", count=(6, 6))
+        kinds = [replace(kind, prob=0.4 if kind.name == "encapsulated" else 0.1) for kind in LIVER.kinds]
+        full = TumorSynthesizer(
+            "liver", prob=1.0, backend="cupy", count=(6, 6), kinds=kinds, satellite_prob=1.0, satellites=(1, 2), cirrhosis_prob=1.0
+        )
         lesion_plan = full.plan(image, label, ONE_MM, uids(2))
         painted = full.render(image, label, lesion_plan)
     except LaunchError:

@@ -20,7 +20,7 @@ def test_without_cuda_auto_takes_torch_and_cupy_says_why_not():
     assert _launch.resolve("auto", torch.device("cpu")) == "torch"
     message = "backend 'cupy' must have CUDA tensors and a CuPy that can launch, got: torch sees no CUDA device; or use backend='auto'"
     with pytest.raises(ValueError, match=re.escape(message)):
-        TumorSynthesizer(backend="cupy")
+        TumorSynthesizer("liver-hu2022", backend="cupy")
 
 
 def test_tensors_on_the_cpu_are_not_for_cupy():

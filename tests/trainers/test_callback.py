@@ -56,7 +56,7 @@ TUPLE = {"image_key": 0, "label_key": 1, "spacing_key": 2}
     ids=["dict", "tuple", "fixed-spacing"],
 )
 def test_a_foreign_module_trains_on_tumours(tmp_path, kind, options):
-    module, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(prob=1.0), **options), Foreign(kind))
+    module, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", prob=1.0), **options), Foreign(kind))
     assert tumours(module) == [True] * 4
 
 
@@ -120,8 +120,8 @@ def test_spacing_that_the_loader_has_on_the_device_is_refused(tmp_path):
 
 
 def test_an_image_that_is_scaled_already_stays_scaled(tmp_path):
-    plain, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(prob=1.0)), Foreign())
-    scaled, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(prob=1.0), window_hu=(-21.0, 189.0)), Foreign(scaled=True))
+    plain, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", prob=1.0)), Foreign())
+    scaled, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", prob=1.0), window_hu=(-21.0, 189.0)), Foreign(scaled=True))
     for a, b in zip(plain.seen, scaled.seen, strict=True):
         assert torch.equal(a["label"], b["label"])
         torch.testing.assert_close(((a["image"] + 21) / 210).clamp(0, 1), b["image"], rtol=0, atol=1e-5)
@@ -134,11 +134,13 @@ def test_a_missing_key_is_named_with_those_there_are(tmp_path):
 
 @pytest.mark.parametrize("recorder", [Recorder, OnDevice])
 def test_a_resumed_run_goes_on_with_fresh_tumours(tmp_path, recorder):
-    whole, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(seed=2)), Foreign(), recorder(), max_epochs=2)
-    first, trainer = fit(tmp_path, SynthesizeTumors(TumorSynthesizer(seed=2)), Foreign(), recorder())
+    whole, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", seed=2)), Foreign(), recorder(), max_epochs=2)
+    first, trainer = fit(tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", seed=2)), Foreign(), recorder())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     second = recorder()
-    trainer = trainer_of(tmp_path, callbacks=[SynthesizeTumors(TumorSynthesizer(seed=77))], limit_val_batches=0, max_epochs=2)
+    trainer = trainer_of(
+        tmp_path, callbacks=[SynthesizeTumors(TumorSynthesizer("liver-hu2022", seed=77))], limit_val_batches=0, max_epochs=2
+    )
     trainer.fit(second, DataLoader(Foreign(), batch_size=2), ckpt_path=tmp_path / "a.ckpt")
     assert len(first.seen) == len(second.seen) == 4
     assert all(torch.equal(a["label"], b["label"]) for a, b in zip(first.seen + second.seen, whole.seen, strict=True))
@@ -150,7 +152,7 @@ def test_monitor_logs_what_was_made_and_what_it_cost(cache, tmp_path, source):
     logger, monitor = CSVLogger(tmp_path), SynthesisMonitor()
     options = {"limit_val_batches": 0, "logger": logger, "max_epochs": 2}
     if source == "callback":
-        callback = SynthesizeTumors(TumorSynthesizer(prob=1.0))
+        callback = SynthesizeTumors(TumorSynthesizer("liver-hu2022", prob=1.0))
         trainer_of(tmp_path, callbacks=[callback, monitor], **options).fit(Recorder(), DataLoader(Foreign(), batch_size=2))
         synthesizer = callback.step.synthesizer
     else:

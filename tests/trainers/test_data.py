@@ -121,7 +121,7 @@ def test_checkpoint_holds_the_synthesizers_state(cache, tmp_path):
     assert state["samples_seen"] == 8
     assert state["synthesizer"] == data.synthesis.synthesizer.get_extra_state()
     with pytest.warns(UserWarning, match="contrast_hu|preset"):
-        data_of(cache, overrides={"contrast_hu": (-60.0, -50.0)}).load_state_dict(state)
+        data_of(cache, overrides={"cnr_floor": 3.0}).load_state_dict(state)
 
 
 def test_validation_is_held_out_has_tumours_and_never_changes(cache, tmp_path):
@@ -202,8 +202,8 @@ def test_whole_scans_are_validated_on_request(cache):
 
 
 def test_overrides_reach_both_synthesizers(cache):
-    data = data_of(cache, overrides={"contrast_hu": [-60, -50]})
-    assert data.synthesis.synthesizer.preset.contrast_hu == data.held_out_synthesizer.preset.contrast_hu == (-60, -50)
+    data = data_of(cache, overrides={"mass_effect": [20, 30]})
+    assert data.synthesis.synthesizer.preset.mass_effect == data.held_out_synthesizer.preset.mass_effect == (20, 30)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""What came of a plan, lesion by lesion, measured in the images that were made."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gpu_synth.kernels.tissue import tissue
+
+if TYPE_CHECKING:
+    from gpu_synth.render import Render
+
+
+def records_of(render: "Render") -> list[dict[str, Any]]:
+    """List what came out: one plain dict a lesion that has a voxel; see `Render.records`."""
+    asked = {(record["uid"], record["lesion"]): record for record in render.plan.to_records()}
+    out = []
+    for sample, uid in enumerate(render.plan.uid.tolist()):
+        for record in _of_sample(render, sample):
+            known = asked[uid, record["lesion"]]
+            record |= {name: known[name] for name in ("kind", "near") if name in known}
+            out.append({"uid": uid, **record})
+    return out
+
+
+def _of_sample(render: "Render", sample: int) -> list[dict[str, Any]]:
+    """Measures of a sample's lesions."""
+    number, spacing_mm = render.instances[sample, 0].cpu().numpy(), render.plan.spacing_mm[sample]
+    if not number.any():
+        return []
+    healthy, label = (x[sample].detach().cpu() for x in (render.healthy, render.label))
+    drop = (healthy.double() - render.image[sample].detach().cpu().double())[0].numpy()
+    organ = torch.where(label == render.tumor_label, render.organ_label, label.to(torch.int64))
+    _, noise_hu, vessel = tissue(healthy, organ, render.organ_label, spacing_mm)
+    depth_mm, vessel_mm = _distance_mm(label[0].numpy() == 0, spacing_mm), _distance_mm(vessel[0].numpy() > 0, spacing_mm)
+    out = []
+    for lesion, box in enumerate(ndimage.find_objects(number), start=1):
+        if box is None:
+            continue
+        inside = number[box] == lesion
+        volume, mean_drop = float(inside.sum() * np.prod(spacing_mm)), float(drop[box][inside & np.isfinite(drop[box])].mean())
+        record = {
+            "lesion": lesion,
+            "volume_mm3": volume,
+            "equivalent_radius_mm": (3.0 * volume / (4.0 * math.pi)) ** (1.0 / 3.0),
+            "centre_vox": tuple(float(at + start.start) for at, start in zip(ndimage.center_of_mass(inside), box, strict=True)),
+            "mean_drop_hu": mean_drop,
+            "contrast_to_noise": abs(mean_drop) / max(noise_hu.item(), 1e-6),
+        }
+        for name, distance_mm in (("surface_mm", depth_mm), ("vessel_mm", vessel_mm)):
+            record[name] = None if distance_mm is None else float(distance_mm[box][inside].min())
+        out.append(record)
+    return out
+
+
+def _distance_mm(what: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> NDArray[np.float64] | None:
+    """How far each voxel lies from the next that is so; None where none is."""
+    if not what.any():
+        return None
+    distance: NDArray[np.float64] = ndimage.distance_transform_edt(~what, spacing_mm)
+    return distance
