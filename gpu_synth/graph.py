@@ -1,37 +1,29 @@
-"""Synthesis as a CUDA graph: captured once for a shape, replayed with other labels and uids for the price of one launch."""
+"""Synthesis as a CUDA graph: captured once for a shape, replayed with other images, labels and uids for the price of one launch."""
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from gpu_synth.kernels._cached import kept
-from gpu_synth.lesion_preset import LesionPreset
-from gpu_synth.plan import TumorPlan
 from gpu_synth.plan_base import Spacing
-from gpu_synth.presets import Preset
-from gpu_synth.render import Lesions
 
-Make = Callable[[Tensor, Tensor], tuple[TumorPlan, list[Lesions]]]  # label, uid → what is to be blended in
+_Made = TypeVar("_Made")
 
 
 class _Captured(NamedTuple):
-    """A graph, the buffers that it reads and those that it fills, and whatever else it must keep alive."""
+    """A graph, the buffers that it reads and what it fills, and whatever else it must keep alive."""
 
     graph: torch.cuda.CUDAGraph
-    label: Tensor
-    uid: Tensor
-    plan: TumorPlan
-    lesions: list[Lesions]
+    inputs: tuple[Tensor, ...]
+    made: Any
     kept: list[Any]
 
 
 class Replays:
     """Graphs by what they were captured for.
-
-    Plan and lesions depend on labels and uids alone, so the image needs no buffer: it is blended into after the replay.
 
     Args:
         most: Graphs kept; each holds its buffers. What comes after is made without one, and said once.
@@ -42,25 +34,25 @@ class Replays:
         self._captured: dict[tuple[object, ...], _Captured] = {}
 
     def __call__(
-        self, make: Make, label: Tensor, uid: Tensor, spacing_mm: tuple[Spacing, ...], seed: int
-    ) -> tuple[TumorPlan, list[Lesions]]:
-        """Make plan and lesions; they are the graph's own buffers, which the next call fills anew."""
-        key = (tuple(label.shape), label.dtype, label.device, spacing_mm, seed)
+        self, make: Callable[..., _Made], inputs: tuple[Tensor, ...], spacing_mm: tuple[Spacing, ...], seed: int
+    ) -> tuple[_Made, bool]:
+        """Make what `make(*inputs)` makes; and tell whether it lies in a graph's own buffers, which the next call fills anew."""
+        key = (*((tuple(x.shape), x.dtype, x.device) for x in inputs), spacing_mm, seed)
         if key not in self._captured and len(self._captured) >= self._most:
             warnings.warn(
-                f"graph=True keeps graphs for {self._most} shapes and spacings, got another, {tuple(label.shape)} at {spacing_mm[0]} mm: "
-                "it is made without one; bring patches to one shape and spacing",
+                f"graph=True keeps graphs for {self._most} shapes and spacings, got another, {tuple(inputs[0].shape)} at "
+                f"{spacing_mm[0]} mm: it is made without one; bring patches to one shape and spacing",
                 stacklevel=4,
             )
-            return make(label, uid)
+            return make(*inputs), False
         if key not in self._captured:
-            self._captured[key] = _capture(make, label, uid)
+            self._captured[key] = _capture(make, inputs)
         captured = self._captured[key]
-        captured.label.copy_(label)
-        captured.uid.copy_(uid)
-        with torch.cuda.device(label.device):
+        for buffer, value in zip(captured.inputs, inputs, strict=True):
+            buffer.copy_(value)
+        with torch.cuda.device(inputs[0].device):
             captured.graph.replay()
-        return captured.plan, captured.lesions
+        return captured.made, True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Replays":
         """A copy captures its own."""
@@ -71,27 +63,16 @@ class Replays:
         return Replays, (self._most,)
 
 
-def replays_for(preset: Preset | LesionPreset) -> Replays:
-    """Graphs of a preset's synthesis.
-
-    Raises:
-        ValueError: Its lesions depend on the image, of which no graph holds a copy.
-    """
-    if isinstance(preset, LesionPreset):
-        raise ValueError(f"graph must be False for preset {preset.name!r}, whose lesions depend on the image, got True")
-    return Replays()
-
-
-def _capture(make: Make, label: Tensor, uid: Tensor) -> _Captured:
+def _capture(make: Callable[..., Any], inputs: tuple[Tensor, ...]) -> _Captured:
     """Run once, so that everything is compiled and cached, then capture; threads that pin memory may go on meanwhile."""
-    label, uid = label.clone(memory_format=torch.contiguous_format), uid.clone()
-    with torch.cuda.device(label.device):
+    inputs = tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
+    with torch.cuda.device(inputs[0].device):
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            make(label, uid)
+            make(*inputs)
         graph = torch.cuda.CUDAGraph()
         with kept() as keeper, torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            plan, lesions = make(label, uid)
+            made = make(*inputs)
         torch.cuda.current_stream().wait_stream(side)
-    return _Captured(graph, label, uid, plan, lesions, keeper)
+    return _Captured(graph, inputs, made, keeper)

@@ -35,20 +35,26 @@ def synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing:
 @torch.no_grad()
 def _synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> Made:
     image, label, backend = image.as_subclass(Tensor), label.as_subclass(Tensor), resolve(synth.backend, image.device)
+    replays = synth.replays if image.is_cuda and backend == "cupy" else None
     if isinstance(synth.preset, LesionPreset):
-        drawn = synth.sample_plan(image, label, spacing, uid)
-        out = render_plan(synth, image, label, drawn, (0, 0, 0))
-        return out.image, out.label, torch.stack((drawn.active.sum(), drawn.skipped.sum()))
+
+        def make_all(image: Tensor, label: Tensor, uid: Tensor) -> Made:
+            drawn = synth.sample_plan(image, label, spacing, uid)
+            out = render_plan(synth, image, label, drawn, (0, 0, 0))
+            return out.image, out.label, torch.stack((drawn.active.sum(), drawn.skipped.sum()))
+
+        if replays is None:
+            return make_all(image, label, uid)
+        made, buffers = replays(make_all, (image, label, uid), spacing, synth.seed)
+        return (made[0].clone(), made[1].clone(), made[2].clone()) if buffers else made
 
     def make(label: Tensor, uid: Tensor) -> tuple[TumorPlan, list[Lesions]]:
         plan = synth.sample_plan(image, label, spacing, uid)
         assert isinstance(plan, TumorPlan)
         return plan, lesions_of(label, plan, (0, 0, 0), synth.organ_label, backend)
 
-    if synth.replays is not None and image.is_cuda and backend == "cupy":
-        plan, lesions = synth.replays(make, label, uid, spacing, synth.seed)
-    else:
-        plan, lesions = make(label, uid)
+    # plan and lesions of the published method depend on labels and uids alone: images are blended after the replay, and need no buffer
+    plan, lesions = make(label, uid) if replays is None else replays(make, (label, uid), spacing, synth.seed)[0]
     image, label = composite(image, label, lesions, synth.organ_label, synth.tumor_label, backend)
     return image, label, torch.stack((plan.active.sum(), plan.skipped.sum()))
 

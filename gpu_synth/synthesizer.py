@@ -10,7 +10,7 @@ from torch import Tensor
 from gpu_synth import presets
 from gpu_synth.checks import check_images, check_options, check_plan, check_seed, check_spacing, check_uid
 from gpu_synth.counting import CountingModule
-from gpu_synth.graph import replays_for
+from gpu_synth.graph import Replays
 from gpu_synth.kernels._launch import compile_all, resolve
 from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
@@ -63,7 +63,7 @@ class TumorSynthesizer(CountingModule):
         check_options(prob, backend, scope, organ_label, tumor_label, graph)
         compile_all(backend)
         self.backend, self.prob, self.scope, self.organ_label, self.tumor_label = backend, float(prob), scope, organ_label, tumor_label
-        self.replays = replays_for(self.preset) if graph else None
+        self.replays = Replays() if graph else None
         self.recipe = recipe_of(self)
 
     def forward(

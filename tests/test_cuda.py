@@ -11,6 +11,7 @@ from gpu_synth import TumorSynthesizer
 
 pytestmark = pytest.mark.cuda
 PATCH = (96, 96, 96)
+PRESETS = ("liver-hu2022", "liver")
 
 
 def patches(b=2, dtype=torch.float32):
@@ -19,10 +20,11 @@ def patches(b=2, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(("backend", "graph"), [("cupy", False), ("cupy", True), ("torch", False)], ids=["cupy", "graph", "torch"])
-def test_a_call_waits_for_nothing(backend, graph):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_call_waits_for_nothing(preset, backend, graph):
     """Neither by torch's own count, nor by the profiler's, which also sees what CuPy does."""
     image, label = patches()
-    synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend=backend, graph=graph)
+    synth = TumorSynthesizer(preset, prob=1.0, backend=backend, graph=graph)
     for _ in range(3):
         synth(image, label, ONE_MM)
     torch.cuda.synchronize()
@@ -45,11 +47,12 @@ def waits_of(run):
     return {key: count for key, count in events.items() if "Async" not in key}
 
 
-def test_a_graph_replays_fresh_tumours_the_same_as_without():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_graph_replays_fresh_tumours_the_same_as_without(preset):
     image, label = patches()
     eager, graph = (
-        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy"),
-        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True),
+        TumorSynthesizer(preset, prob=1.0, backend="cupy"),
+        TumorSynthesizer(preset, prob=1.0, backend="cupy", graph=True),
     )
     seen = set()
     for _ in range(5):
@@ -61,12 +64,13 @@ def test_a_graph_replays_fresh_tumours_the_same_as_without():
     assert graph.lesions == eager.lesions
 
 
-def test_a_graph_outlives_the_caches_that_it_was_captured_from():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_graph_outlives_the_caches_that_it_was_captured_from(preset):
     """Its spacings and tables lie in small tensors; those of other spacings must not come to lie in their place."""
     image, label = patches()
     eager, graph = (
-        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy"),
-        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True),
+        TumorSynthesizer(preset, prob=1.0, backend="cupy"),
+        TumorSynthesizer(preset, prob=1.0, backend="cupy", graph=True),
     )
     graph(image, label, ONE_MM, uids(2))
     for n in range(300):
@@ -76,12 +80,13 @@ def test_a_graph_outlives_the_caches_that_it_was_captured_from():
     assert torch.equal(got[1], expected[1])
 
 
-def test_a_graph_of_a_batch_that_mixes_spacings():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_graph_of_a_batch_that_mixes_spacings(preset):
     image, label = patches(3)
     spacing_mm = [ONE_MM, ONE_MM, (0.7, 0.7, 5.0)]
     eager, graph = (
-        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy"),
-        TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True),
+        TumorSynthesizer(preset, prob=1.0, backend="cupy"),
+        TumorSynthesizer(preset, prob=1.0, backend="cupy", graph=True),
     )
     for _ in range(2):
         assert torch.equal(graph(image, label, spacing_mm)[0], eager(image, label, spacing_mm)[0])
@@ -103,9 +108,10 @@ def test_a_compiled_model_makes_the_same_tumours():
         assert torch.equal(compiled(image, label)[0], eager(image, label, ONE_MM)[0])
 
 
-def test_a_graph_follows_labels_and_seed():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_graph_follows_labels_and_seed(preset):
     image, label = patches()
-    graph = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True)
+    graph = TumorSynthesizer(preset, prob=1.0, backend="cupy", graph=True)
     graph(image, label, ONE_MM, uids(2))
     half = label.clone()
     half[:, :, :48] = 0

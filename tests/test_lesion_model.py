@@ -197,7 +197,6 @@ def test_tissue_moves_out_of_the_way_and_only_near_lesions():
         ({"contrast": 3}, "preset field must be one of count, size_mm"),
         ({"kinds": ({"name": "x", "prob": 1.0, "body": (5, -5)},)}, "body of kind 'x' must be"),
         ({"mass_effect": 3}, "mass_effect must hold 2 finite numbers"),
-        ({"graph": True, "backend": "auto"}, "graph must be False for preset 'liver'"),
     ],
 )
 def test_mistakes_in_a_preset_are_named(overrides, message):
