@@ -83,6 +83,8 @@ class LesionPreset:
         count: Lesions of a scan, inclusive.
         size_mm: Ends of four bins of radius (of the ball of as much volume); within a bin it is log-uniform.
         size_prob: Probability of each bin: the weight of the small ones.
+        size_prob_start: The same at the start of a run that has a curriculum.
+        curriculum_samples: Samples over which the one goes over into the other, linearly by uid; 0 is no curriculum.
         axis_ratio: Second and third semi-axis of the ellipsoid, in first ones.
         irregularity: Standard deviation of bumps in the outline, in radii.
         lobulation: Height of lobes, in radii.
@@ -116,6 +118,8 @@ class LesionPreset:
     count: tuple[int, int]
     size_mm: tuple[float, float, float, float, float]
     size_prob: tuple[float, float, float, float]
+    size_prob_start: tuple[float, float, float, float]
+    curriculum_samples: int
     axis_ratio: Range
     irregularity: Range
     lobulation: Range
@@ -177,14 +181,24 @@ _RANGES = (
     *("halo_mm", "satellite_radius_mm", "surface_mm", "nodule_hu"),
 )
 _PROBS = ("cluster_prob", "satellite_prob", "cirrhosis_prob")
-_LENGTHS = ("edge_share", "cnr_floor", "least_organ_hu", "apart_mm", "cluster_mm", "satellite_from_mm", "satellite_mm", *_PROBS)
+_LENGTHS = (
+    "edge_share",
+    "cnr_floor",
+    "least_organ_hu",
+    "apart_mm",
+    "cluster_mm",
+    "satellite_from_mm",
+    "satellite_mm",
+    "curriculum_samples",
+    *_PROBS,
+)
 _SWITCHES = ("avoid_vessels", "growth")
 MOST_LESIONS = 64
 
 
 def _check(preset: LesionPreset) -> None:
     """Refuse figures that cannot be drawn from."""
-    for name, length in {"size_mm": 5, "size_prob": 4, "halo": 2, **dict.fromkeys(_RANGES, 2)}.items():
+    for name, length in {"size_mm": 5, "size_prob": 4, "size_prob_start": 4, "halo": 2, **dict.fromkeys(_RANGES, 2)}.items():
         value = getattr(preset, name)
         if not isinstance(value, tuple) or len(value) != length or not all(_is_number(part) for part in value):
             raise ValueError(f"{name} must hold {length} finite numbers, got {value}")
@@ -219,6 +233,8 @@ def _check_sizes(preset: LesionPreset) -> None:
             raise ValueError(f"{name} must be above 0, got {getattr(preset, name)}")
     if preset.halo[0] > preset.halo[1]:
         raise ValueError(f"halo must be (low, high) with low ≤ high, got {preset.halo}; swap them")
+    if preset.curriculum_samples < 0 or preset.curriculum_samples != int(preset.curriculum_samples):
+        raise ValueError(f"curriculum_samples must be a whole number from 0 on, got {preset.curriculum_samples}")
     if preset.satellite_prob > 0 and preset.satellites[1] == 0:
         raise ValueError("satellites must be above 0 where satellite_prob is, got (0, 0); set satellite_prob to 0 for none")
     if max(preset.bulge[1], preset.mass_effect[1]) > 100:
@@ -230,7 +246,8 @@ def _check_kinds(preset: LesionPreset) -> None:
     names = [kind.name for kind in preset.kinds]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"kinds must hold at least one, each with a name of its own, got {names}")
-    for name, probs in (("size_prob", preset.size_prob), ("kinds' prob", tuple(kind.prob for kind in preset.kinds))):
+    sizes = (("size_prob", preset.size_prob), ("size_prob_start", preset.size_prob_start))
+    for name, probs in (*sizes, ("kinds' prob", tuple(kind.prob for kind in preset.kinds))):
         if any(prob < 0 for prob in probs) or abs(sum(probs) - 1.0) > 1e-6:
             raise ValueError(f"{name} must add up to 1, got {probs}, which adds up to {sum(probs):g}")
     for kind in preset.kinds:
@@ -267,6 +284,8 @@ def lesion_table(preset: LesionPreset, prob: float, device: torch.device) -> tup
         Scan.ALTER_PROB: (prob,),
         Scan.ORGAN_HU: (preset.least_organ_hu,),
         Scan.SIZE_END: torch.tensor(preset.size_prob, dtype=torch.float64).cumsum(0).tolist(),
+        Scan.SIZE_START: torch.tensor(preset.size_prob_start, dtype=torch.float64).cumsum(0).tolist(),
+        Scan.CURRICULUM: (preset.curriculum_samples,),
         **{column: (getattr(preset, column.name.lower()),) for column in _SINGLE},
         **{column: getattr(preset, column.name.lower()) for column in _SEVERAL},
     }

@@ -34,7 +34,9 @@ class Scan(IntEnum):
     CIRRHOSIS_PROB = 44
     SURFACE_MM = 45
     NODULE_HU = 47
-    COLUMNS = 49
+    SIZE_START = 49  # as SIZE_END, in the run's first sample
+    CURRICULUM = 53  # samples after which SIZE_END holds; 0: from the first on
+    COLUMNS = 54
 
 
 @unique

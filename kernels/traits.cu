@@ -7,7 +7,7 @@ constexpr int THREADS = 64;
 enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_LOBULATION = 7, SCAN_SPICULATION = 9, SCAN_TEXTURE_MM = 11, EDGE_SHARE = 13,
        EDGE_MM = 14, CNR_FLOOR = 16, ORGAN_HU = 17, SIZE_END = 18, SIZE_MM = 22, MASS_EFFECT = 27, SCAN_BULGE = 29, SCAN_HALO = 31, SCAN_HALO_MM = 33,
        CLUSTER_PROB = 35, CLUSTER_MM = 36, SATELLITE_PROB = 37, SATELLITES = 38, SATELLITE_FROM_MM = 40, SATELLITE_RADIUS_MM = 41, SATELLITE_MM = 43,
-       CIRRHOSIS_PROB = 44, SURFACE_MM = 45, NODULE_HU = 47 };
+       CIRRHOSIS_PROB = 44, SURFACE_MM = 45, NODULE_HU = 47, SIZE_START = 49, CURRICULUM = 53 };
 enum { END = 0, TARGET = 1, KIND_BODY = 2, KIND_CORE = 4, KIND_CORE_SHARE = 6, KIND_RIM = 8, KIND_TEXTURE = 10, SPECK_HU = 12, KIND_SPECK_SHARE = 14, KIND_EDGE = 15,
        OFFSET_HU = 16, CAPSULE_HU = 17, KIND_CAPSULE_MM = 19, KIND_COLUMNS = 20 };
 enum { W_SIZE_BIN, W_SIZE, W_AXES, W_ROTATION = 4, W_IRREGULARITY = 7, W_LOBULATION, W_SPICULATION, W_KIND, W_BODY, W_CORE, W_CORE_SHARE, W_RIM, W_TEXTURE,
@@ -24,10 +24,14 @@ struct Drawing {
 
     __device__ float within(unsigned purpose, int slot, int n, const float* range) const { return to_uniform(word(purpose, slot, n), range[0], range[1]); }
 
-    // A size bin, then log-uniform within it.
+    // A size bin, by probabilities that move as the run goes on, then log-uniform within it.
     __device__ float radius(int slot, const float* scan) const {
+        const float samples = scan[CURRICULUM], way = samples > 0.0f ? fminf(fmaxf((float)(long long)uid / fmaxf(samples, 1.0f), 0.0f), 1.0f) : 1.0f;
         int bin = 0;
-        for (int n = 0; n < 3; ++n) bin += to_uniform(word(TRAIT, slot, W_SIZE_BIN)) >= scan[SIZE_END + n];
+        for (int n = 0; n < 3; ++n) {
+            const float end = scan[SIZE_START + n] + way * (scan[SIZE_END + n] - scan[SIZE_START + n]);
+            bin += to_uniform(word(TRAIT, slot, W_SIZE_BIN)) >= end;
+        }
         const float low = scan[SIZE_MM + bin];
         return low * expf(logf(scan[SIZE_MM + bin + 1] / low) * to_uniform(word(TRAIT, slot, W_SIZE)));
     }

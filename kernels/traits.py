@@ -80,7 +80,7 @@ def traits_torch(
     word = words(seed, uid, Purpose.TRAIT, slots + satellites, Word.WORDS)
     scan = words(seed, uid, Purpose.SCAN, 1, ScanWord.WORDS)[:, 0]
     altered, active = _counted(scan, scan_row, slots, seed, uid)
-    radius = _radius(word, scan_row)
+    radius = _radius(word, scan_row, _size_ends(scan_row, uid))
     parent, within_mm, satellite = _families(scan, scan_row, radius[:, :slots], active, satellites)
     of_parent = torch.where(satellite, parent, torch.arange(slots + satellites, device=uid.device))
     small = to_uniform(word[..., Word.SIZE], scan_row[Scan.SATELLITE_RADIUS_MM], scan_row[Scan.SATELLITE_RADIUS_MM + 1])
@@ -166,9 +166,17 @@ def _cirrhosis(scan: Tensor, scan_row: Tensor) -> Float[Tensor, "b 2"]:
     return torch.stack((surface, nodule), 1) * has[:, None]
 
 
-def _radius(word: Tensor, scan_row: Tensor) -> Float[Tensor, "b slots"]:
+def _size_ends(scan_row: Tensor, uid: Tensor) -> Float[Tensor, "b 1 3"]:
+    """Running sum of the size bins' probabilities: they move from the start's to the end's as the run goes on."""
+    first, last = scan_row[Scan.SIZE_START : Scan.SIZE_START + 3], scan_row[Scan.SIZE_END : Scan.SIZE_END + 3]
+    samples = scan_row[Scan.CURRICULUM]
+    way = torch.where(samples > 0, (uid.to(torch.float32) / samples.clamp_min(1.0)).clamp(0.0, 1.0), 1.0)
+    return (first + way[:, None] * (last - first))[:, None]
+
+
+def _radius(word: Tensor, scan_row: Tensor, size_ends: Float[Tensor, "b 1 3"]) -> Float[Tensor, "b slots"]:
     """A size bin, then log-uniform within it."""
-    size = (to_uniform(word[..., Word.SIZE_BIN, None]) >= scan_row[Scan.SIZE_END : Scan.SIZE_END + 3]).sum(-1)
+    size = (to_uniform(word[..., Word.SIZE_BIN, None]) >= size_ends).sum(-1)
     low, high = scan_row[Scan.SIZE_MM + size], scan_row[Scan.SIZE_MM + 1 + size]
     return (low.double() * (high.double() / low).pow(to_uniform(word[..., Word.SIZE]).double())).to(torch.float32)
 

@@ -17,6 +17,8 @@ BUSY = replace(
     satellite_prob=0.8,
     satellites=(1, 3),
     cirrhosis_prob=0.5,
+    size_prob_start=(0.1, 0.2, 0.3, 0.4),
+    curriculum_samples=5,
 )
 
 

@@ -48,20 +48,32 @@ class Augmentation:
     shift: float = 0.1
 
     def __call__(
-        self, image: Float[Tensor, "b 1 i j k"], label: Int[Tensor, "b 1 i j k"], seed: int, uid: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b 1 i j k"], Int[Tensor, "b 1 i j k"]]:
-        """Augment a batch; nothing is read back to the host."""
+        self, image: Float[Tensor, "b 1 i j k"], label: Int[Tensor, "b 1 i j k"], seed: int, uid: Int[Tensor, " b"], *maps: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Augment a batch; nothing is read back to the host.
+
+        Args:
+            image: Patches, windowed.
+            label: Their labels.
+            seed: The run's seed.
+            uid: The samples' ordinals in the run.
+            *maps: What else is flipped and turned with the image, `(b, 1, i, j, k)`.
+
+        Returns:
+            Image, label and maps.
+        """
+        moved = (image, label, *maps)
         word = words(seed, uid, Purpose.AUGMENT, 1, 9)[:, 0]
         chance = to_uniform(word)
         for axis in range(3):
             chosen = _each(chance[:, axis] < self.flip_prob)
-            image, label = (torch.where(chosen, x.flip(2 + axis), x) for x in (image, label))
+            moved = tuple(torch.where(chosen, x.flip(2 + axis), x) for x in moved)
         if image.shape[2] == image.shape[3]:
             turns = torch.where(chance[:, 3] < self.turn_prob, to_integer(word[:, 4], 1, 3), 0)
-            image, label = (_turn(x, turns) for x in (image, label))
+            moved = tuple(_turn(x, turns) for x in moved)
         scale = 1.0 + torch.where(chance[:, 5] < self.scale_prob, to_uniform(word[:, 6], -self.scale, self.scale), 0.0)
         shift = torch.where(chance[:, 7] < self.shift_prob, to_uniform(word[:, 8], -self.shift, self.shift), 0.0)
-        return image * _each(scale).to(image.dtype) + _each(shift).to(image.dtype), label
+        return moved[0] * _each(scale).to(image.dtype) + _each(shift).to(image.dtype), *moved[1:]
 
 
 def _turn(x: Tensor, turns: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class SynthesizeTumors(pl.Callback):
             axis, as a DataLoader collates triples. It is read on the host, before Lightning moves the batch to the device.
         window_hu: The window that the batch's image is already scaled to [0, 1] from; it is undone before synthesis and done again
             after it. What the window clipped stays clipped. None: the image is in HU.
+        soft_key: Where a dict batch gets a soft label, the share of each voxel that is lesion, in [0, 1]; None: nowhere.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class SynthesizeTumors(pl.Callback):
         spacing_mm: Sequence[float] | None = None,
         spacing_key: Key = "spacing_mm",
         window_hu: Window | None = None,
+        soft_key: str | None = None,
     ) -> None:
-        self.step = SynthesisStep(synthesizer)
+        self.step, self.soft_key = SynthesisStep(synthesizer, soft_labels=soft_key is not None), soft_key
         self.image_key, self.label_key = image_key, label_key
         self.spacing_mm, self.spacing_key, self.window_hu = spacing_mm, spacing_key, window_hu
         self._host_spacing_mm: Any = None  # of the batch on its way to the device
@@ -76,9 +78,11 @@ class SynthesizeTumors(pl.Callback):
         spacing_mm = self.spacing_mm if self.spacing_mm is not None else self._spacing_mm(batch)
         low, high = self.window_hu or (0.0, 1.0)
         image_hu = image * (high - low) + low if self.window_hu else image
-        new_image, new_label = self.step(image_hu, label, spacing_mm)
+        new_image, new_label, *soft = self.step(image_hu, label, spacing_mm)
         image.copy_(to_window(new_image, self.window_hu) if self.window_hu else new_image)
         label.copy_(new_label)
+        if soft:
+            batch[self.soft_key] = soft[0]
 
     def _spacing_mm(self, batch: Any) -> Any:
         """The batch's own where the host can read it without waiting, else what was read before the batch was moved."""

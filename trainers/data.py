@@ -153,6 +153,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         preset: What the tumours are drawn from.
         prob: Probability that a training patch is altered.
         overrides: Fields of the preset and their new values.
+        soft_labels: Train on the share of each voxel that is lesion, rather than on whether its centre is.
         window_hu: The window that becomes [0, 1].
         augmentation: What follows the window.
 
@@ -176,6 +177,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         preset: str = "liver",
         prob: float = 0.9,
         overrides: dict[str, Any] | None = None,
+        soft_labels: bool = False,
         window_hu: tuple[float, float] = (-21.0, 189.0),
         augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
     ) -> None:
@@ -184,7 +186,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.patch_vox, self.batch_size, self.samples_per_epoch = tuple(patch_vox), batch_size, samples_per_epoch
         self.val_cases, self.val_margin_mm, self.num_workers, self.seed = tuple(val_cases), val_margin_mm, num_workers, seed
         self.window_hu, self.augmentation, self.organ_share = window_hu, augmentation, organ_share
-        self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, **(overrides or {})))
+        self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, **(overrides or {})), soft_labels)
         self.held_out_synthesizer = TumorSynthesizer(preset, prob=1.0, seed=0, scope="volume", **(overrides or {}))
         self.samples_seen = 0
 
@@ -258,9 +260,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         trainer, image = self.trainer, batch["image"].to(torch.float32)
         annotated = trainer is not None and trainer.testing and self.test_dir is not None
         if trainer is not None and trainer.training:
-            image, label = self.synthesis(image, batch["label"], batch["spacing_mm"], batch["uid"])
-            image, label = self.augmentation(window(image, self.window_hu), label, self.seed, batch["uid"])
-            batch = {**batch, "label": label}
+            image, label, *soft = self.synthesis(image, batch["label"], batch["spacing_mm"], batch["uid"])
+            image, label, *soft = self.augmentation(window(image, self.window_hu), label, self.seed, batch["uid"], *soft)
+            batch = {**batch, "label": label, **dict(zip(("occupancy",), soft, strict=False))}
         elif "label" in batch and not annotated:
             image, label = self.held_out_synthesizer(image, batch["label"], batch["spacing_mm"], batch["uid"])
             image, batch = window(image, self.window_hu), {**batch, "label": label}

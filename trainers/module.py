@@ -67,6 +67,7 @@ class SegmentationModule(pl.LightningModule):
         self.overlap, self.predict_dir = overlap, Path(predict_dir)
         self.network = SwinUNETR(in_channels=1, out_channels=CLASSES, feature_size=FEATURE_SIZE[size])
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True)
+        self.soft_loss = DiceCELoss(softmax=True, squared_pred=True)  # of a share for each class
         self.scores = nn.ModuleDict({name: MeanMetric() for name in ("dsc_organ", "dsc_tumor", "dsc_tumor_empty")})
 
     def forward(self, image: Float[Tensor, "b 1 i j k"]) -> Float[Tensor, "b 3 i j k"]:
@@ -85,7 +86,9 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch of patches."""
-        loss: Tensor = self.loss(self(batch["image"]), batch["label"])
+        logits, label = self(batch["image"]), batch["label"]
+        soft = "occupancy" in batch
+        loss: Tensor = self.soft_loss(logits, soft_target(label, batch["occupancy"])) if soft else self.loss(logits, label)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
@@ -150,6 +153,18 @@ class SegmentationModule(pl.LightningModule):
         metric = self.scores[name]
         assert isinstance(metric, MeanMetric)
         return metric
+
+
+def soft_target(label: Tensor, occupancy: Float[Tensor, "b 1 i j k"]) -> Float[Tensor, "b 3 i j k"]:
+    """Share of each voxel that is background, organ and tumour, where `occupancy` is the lesions' share.
+
+    Args:
+        label: 0 background, 1 organ, 2 tumour, `(b, 1, i, j, k)`; tells where the organ ends.
+        occupancy: Share of each voxel that is lesion, in [0, 1].
+    """
+    inside = (label > 0).to(occupancy.dtype)
+    tumor = occupancy * inside
+    return torch.cat((1.0 - inside, inside - tumor, tumor), 1)
 
 
 def _largest_piece(mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
+from gpu_synth.lesion_preset import LesionPreset
 
 
 class Example(NamedTuple):
@@ -23,23 +24,29 @@ class SynthesisStep:
 
     Args:
         synthesizer: In training mode.
+        soft_labels: Hand over how much of each voxel is lesion, too.
+
+    Raises:
+        ValueError: The synthesizer's preset has no soft labels.
     """
 
-    def __init__(self, synthesizer: TumorSynthesizer) -> None:
-        self.synthesizer = synthesizer
+    def __init__(self, synthesizer: TumorSynthesizer, soft_labels: bool = False) -> None:
+        if soft_labels and not isinstance(synthesizer.preset, LesionPreset):
+            raise ValueError(f"soft_labels must be False for preset {synthesizer.preset.name!r}, got True; preset 'liver' has them")
+        self.synthesizer, self.soft_labels = synthesizer, soft_labels
         self.example: Example | None = None
         self.keep_example = False  # set by whoever wants to look at the next batch's first sample
         self._seconds = 0.0
         self._events: list[tuple[Any, Any]] = []
 
-    def __call__(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Synthesise; arguments and errors are those of `TumorSynthesizer.forward`."""
+    def __call__(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Synthesise; arguments and errors are those of `TumorSynthesizer.forward`; with soft labels, the occupancy comes third."""
         healthy = image[:1].clone() if self.keep_example else None
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if image.is_cuda else []  # type: ignore[no-untyped-call]
         begin = time.perf_counter()
         if events:
             events[0].record()
-        image, label = self.synthesizer(image, label, spacing_mm, uid)
+        out = self._softly(image, label, spacing_mm, uid) if self.soft_labels else self.synthesizer(image, label, spacing_mm, uid)
         if events:
             events[1].record()
             self._events.append((events[0], events[1]))
@@ -48,8 +55,16 @@ class SynthesisStep:
         if healthy is not None:
             self.keep_example = False
             i, j, k = (float(x) for x in torch.as_tensor(spacing_mm).reshape(-1, 3)[0])
-            self.example = Example(healthy[0, 0], image[0, 0].clone(), label[0, 0].clone(), (i, j, k))
-        return image, label
+            self.example = Example(healthy[0, 0], out[0][0, 0].clone(), out[1][0, 0].clone(), (i, j, k))
+        return out
+
+    def _softly(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None) -> tuple[Tensor, ...]:
+        """Image, label, and how much of each voxel is lesion."""
+        plan = self.synthesizer.plan(image, label, spacing_mm, uid)
+        out = self.synthesizer.render(image, label, plan)
+        self.synthesizer.count(torch.stack((plan.active.sum(), plan.skipped.sum())))
+        assert out.occupancy is not None
+        return out.image, out.label, out.occupancy
 
     def seconds(self) -> float:
         """Time spent in synthesis so far. Waits for the device."""

@@ -1,5 +1,7 @@
 """Traits: sizes, volumes, contrasts and floors against what the preset asks for; kernel against twin."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,15 +11,17 @@ from twins import assert_equal, on
 
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.traits import traits
+from gpu_synth.lesion_preset import lesion_table
 
 RARE = 1e-6
 SCANS = 600
+FIRST_UID = 10_000  # after the curriculum
 
 
 @pytest.fixture(scope="module")
 def drawn():
     organ, noise = torch.full((SCANS,), 100.0), torch.full((SCANS,), 8.0)
-    return traits(*busy_tables(torch.device("cpu"), 1.0), 9, 3, 5, torch.arange(SCANS), organ, noise)
+    return traits(*busy_tables(torch.device("cpu"), 1.0), 9, 3, 5, FIRST_UID + torch.arange(SCANS), organ, noise)
 
 
 def test_sizes_follow_their_bins(drawn):
@@ -27,6 +31,19 @@ def test_sizes_follow_their_bins(drawn):
     for low, high in zip(BUSY.size_mm, BUSY.size_mm[1:], strict=False):
         within = radius[(radius >= low) & (radius < high)]
         assert kstest(np.log(within / low) / np.log(high / low), "uniform").pvalue > RARE
+
+
+def test_a_curriculum_moves_the_sizes_as_the_run_goes_on():
+    """200 samples of 9 lesions at the start, half way, and after it, from the largest bin alone to the smallest alone."""
+    preset = replace(BUSY, size_prob_start=(0.0, 0.0, 0.0, 1.0), size_prob=(1.0, 0.0, 0.0, 0.0), curriculum_samples=10**6)
+    small = []
+    for first in (0, 500_000, 10**6):
+        hu = torch.full((200,), 100.0)
+        lesion = traits(*lesion_table(preset, 1.0, torch.device("cpu")), 9, 0, 5, first + torch.arange(200), hu, 0.1 * hu).lesion
+        small.append((lesion[..., Trait.RADIUS] < preset.size_mm[1]).float().mean().item())
+    assert small[0] < 0.01
+    assert abs(small[1] - 0.5) < 5 * (0.25 / 1800) ** 0.5
+    assert small[2] == 1.0
 
 
 def test_rotations_are_uniform(drawn):
@@ -84,7 +101,15 @@ def test_a_scan_without_noise_or_organ_gives_finite_traits():
 
 
 def test_a_scan_is_drawn_the_same_in_any_company(drawn):
-    part = traits(*busy_tables(torch.device("cpu"), 1.0), 9, 3, 5, torch.tensor([7, 3]), torch.full((2,), 100.0), torch.full((2,), 8.0))
+    part = traits(
+        *busy_tables(torch.device("cpu"), 1.0),
+        9,
+        3,
+        5,
+        torch.tensor([FIRST_UID + 7, FIRST_UID + 3]),
+        torch.full((2,), 100.0),
+        torch.full((2,), 8.0),
+    )
     assert torch.equal(part.lesion, drawn.lesion[[7, 3]])
     assert torch.equal(part.active, drawn.active[[7, 3]])
 

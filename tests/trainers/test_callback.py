@@ -127,6 +127,17 @@ def test_an_image_that_is_scaled_already_stays_scaled(tmp_path):
         torch.testing.assert_close(((a["image"] + 21) / 210).clamp(0, 1), b["image"], rtol=0, atol=1e-5)
 
 
+def test_a_soft_label_goes_into_the_batch(tmp_path):
+    module, shares = Recorder(), []
+    module.on_train_batch_start = lambda batch, *_: shares.append((batch["share"].clone(), batch["label"] == 2))
+    fit(tmp_path, SynthesizeTumors(TumorSynthesizer(prob=1.0), spacing_mm=ANISOTROPIC_MM, soft_key="share"), Foreign(), module)
+    assert len(shares) == 4
+    for share, tumour in shares:
+        assert (share[tumour] >= 0.5 - 1e-4).all()
+        assert (share[~tumour] <= 0.5 + 1e-4).all()
+        assert ((share > 0) & (share < 0.4)).any()
+
+
 def test_a_missing_key_is_named_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match=r"batch must hold 'ct', got keys \['image', 'label', 'spacing_mm'\]"):
         fit(tmp_path, SynthesizeTumors(TumorSynthesizer(), image_key="ct"), Foreign())

@@ -7,7 +7,7 @@ import torch
 from tiny_training import data_of, trainer_of
 from torch import nn
 
-from gpu_synth.trainers.module import SegmentationModule
+from gpu_synth.trainers.module import SegmentationModule, soft_target
 
 PATCH_VOX = (64, 32, 32)
 
@@ -41,6 +41,32 @@ def test_swin_unetr_learns_from_synthetic_tumours(cache, tmp_path):
     assert trainer.global_step == 2
     assert trainer.callback_metrics["train/loss"].isfinite()
     assert any(not torch.equal(a, b) for a, b in zip(before, module.network.parameters(), strict=True))
+
+
+def test_soft_labels_reach_the_loss_turned_as_the_image_is(cache, tmp_path):
+    """Each class's share adds up to one; tumour is what the hard label has, but for its edge; and training goes on them."""
+    data = data_of(cache, patch_vox=PATCH_VOX, batch_size=1, soft_labels=True)
+    module, seen = SegmentationModule(patch_vox=PATCH_VOX), []
+    module.network = nn.Conv3d(1, 3, 1)
+    module.on_train_batch_start = lambda batch, *_: seen.append(batch)
+    trainer = trainer_of(tmp_path, limit_val_batches=0)
+    trainer.fit(module, data)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    tumours = 0
+    for batch in seen:
+        target = soft_target(batch["label"], batch["occupancy"])
+        torch.testing.assert_close(target.sum(1), torch.ones_like(target[:, 0]))
+        assert target.min() >= 0
+        hard = batch["label"] == 2
+        assert (target[:, 2:][hard] >= 0.5 - 1e-4).all()
+        assert (target[:, 2:][~hard] <= 0.5 + 1e-4).all()
+        tumours += int(hard.sum())
+    assert tumours > 100
+
+
+def test_soft_labels_are_refused_where_the_preset_has_none(cache):
+    with pytest.raises(ValueError, match="soft_labels must be False for preset 'liver-hu2022', got True; preset 'liver' has them"):
+        data_of(cache, preset="liver-hu2022", soft_labels=True)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
