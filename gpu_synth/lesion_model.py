@@ -19,6 +19,8 @@ from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, together
 from gpu_synth.wishes import Wishes, asked_traits
 
+BULGE_REACH = 1.6  # our choice: as far as tissue moves in the published mass effect, the surface over a lesion moves by 0.03 radii at most
+
 if TYPE_CHECKING:
     from gpu_synth.synthesizer import TumorSynthesizer
 
@@ -64,8 +66,10 @@ def _sample(
     lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights())
     wanted = wanted_of(lesion, drawn.active, wishes.given_vox(uid.device))
     found = sites(maps, wanted, preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend)
-    push = lesion[..., Trait.PUSH]
-    lesion[..., Trait.PUSH] = torch.where(found.at_surface, torch.maximum(push, lesion[..., Trait.BULGE]), push)
+    bulges = found.at_surface & (lesion[..., Trait.BULGE] > 0)
+    push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
+    lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
+    lesion[..., Trait.PUSH_MM] = torch.where(bulges, BULGE_REACH * push_mm, push_mm)
     any_placed = found.placed.any(1)
     return LesionPlan(
         seed=synth.seed,
@@ -103,7 +107,7 @@ def render_lesions(
         for rows in together(plan.spacing_mm, backend, image.device):
             part = plan[rows]
             spacing_mm, push = part.spacing_mm[0], part.lesion[..., Trait.PUSH]
-            moved = (part.centre_vox, part.lesion[..., Trait.RADIUS], push, part.active & (push > 0))
+            moved = (part.centre_vox, part.lesion[..., Trait.PUSH_MM], push, part.active & (push > 0))
             new_image, new_label = warp(image[rows, 0], label[rows, 0], *moved, organ_label, spacing_mm, origin_vox, backend)
             lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
             painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend)

@@ -70,7 +70,9 @@ class LesionPlan(Plan):
                 raise ValueError(f"{name} must be a tensor of shape {tuple(lesion.shape[:2])}, got {got}")
             value = value.to(lesion.device, torch.float32)
             if name == "radius_mm":
-                lesion[..., Trait.AXES : Trait.AXES + 3] *= (value / lesion[..., Trait.RADIUS])[..., None]
+                larger = (value / lesion[..., Trait.RADIUS])[..., None]
+                lesion[..., Trait.AXES : Trait.AXES + 3] *= larger
+                lesion[..., Trait.PUSH_MM] *= larger[..., 0]
             lesion[..., NAMES[name]] = value
         return super(LesionPlan, replace(self, lesion=lesion)).edit(**tensors)
 

@@ -125,6 +125,7 @@ def asked_traits(lesions: Asked, preset: LesionPreset, seed: int, uid: Tensor, o
         if name == "radius_mm":
             old, value = lesion[..., trait].clone(), torch.where(asked, value, lesion[..., trait])
             lesion[..., Trait.AXES : Trait.AXES + 3] *= (value / old)[..., None]
+            lesion[..., Trait.PUSH_MM] = value
             lesion[..., Trait.EDGE] *= _edge_mm(scan_row, value) / _edge_mm(scan_row, old)
         lesion[..., trait] = torch.where(asked, value, lesion[..., trait])
     lesion[..., Trait.PARENT] = -1.0

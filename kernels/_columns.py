@@ -88,7 +88,8 @@ class Trait(IntEnum):
     HALO_MM = 27
     PARENT = 28  # slot of the lesion that it lies near, −1 of none
     WITHIN_MM = 29  # of the parent's radius
-    COLUMNS = 30
+    PUSH_MM = 30  # radius by which the mass effect reaches
+    COLUMNS = 31
 
 
 @unique

@@ -8,7 +8,7 @@ constexpr float MEAN_ABS = 0.8f, LEAST = 0.35f;
 // Columns of a lesion's row: Trait in kernels/_columns.py.
 enum { RADIUS = 0, AXES = 1, ROTATION = 4, IRREGULARITY = 8, LOBULATION = 9, SPICULATION = 10, KIND = 11, BODY = 12, CORE = 13, CORE_SHARE = 14, RIM = 15,
        TEXTURE = 16, TEXTURE_MM = 17, SPECK = 18, SPECK_SHARE = 19, EDGE = 20, REACH = 21, PUSH = 22, BULGE = 23, CAPSULE = 24, CAPSULE_MM = 25, HALO = 26, HALO_MM = 27, PARENT = 28,
-       WITHIN_MM = 29, TRAITS = 30 };
+       WITHIN_MM = 29, PUSH_MM = 30, TRAITS = 31 };
 
 // A wave vector, its components in [−1, 1), and a phase in [0, 2) half turns.
 __device__ __forceinline__ float4 wave_of(unsigned long long seed, unsigned long long uid, int slot, int wave) {

@@ -44,7 +44,7 @@ struct Drawing {
 };
 
 // One slot of one sample a block: blocks (slots, samples). A thread measures the outline in one of 64 directions, then one thread draws.
-// Bytes: 30 floats written a lesion; operations: 24 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
+// Bytes: 31 floats written a lesion; operations: 24 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
 extern "C" __global__ void __launch_bounds__(THREADS)
 traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, const float* scan, const float* kinds, const float* directions,
               const long long* uids, const float* organ_hu, const float* noise_hu, unsigned long long seed, int kind_count, int main_slots) {
@@ -94,7 +94,7 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = scan[CNR_FLOOR] * noise_hu[sample];
     const float drawn = within(W_BODY, row + KIND_BODY), wanted = (row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ) + row[OFFSET_HU];
     const float body = wanted < 0.0f ? fminf(wanted, -floor) : fmaxf(wanted, floor);
-    out[RADIUS] = radius;
+    out[RADIUS] = out[PUSH_MM] = radius;
     out[AXES] = scale, out[AXES + 1] = second * scale, out[AXES + 2] = third * scale;
     out[ROTATION] = away * cospif(other), out[ROTATION + 1] = near * sinpif(turn), out[ROTATION + 2] = near * cospif(turn), out[ROTATION + 3] = away * sinpif(other);
     out[IRREGULARITY] = irregularity, out[LOBULATION] = lobulation, out[SPICULATION] = spiculation;

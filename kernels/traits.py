@@ -87,7 +87,8 @@ def traits_torch(
     radius = torch.where(satellite, torch.minimum(small, 0.5 * radius.gather(1, of_parent)), radius)
     kind = (to_uniform(word[..., Word.KIND, None]) >= kind_rows[:-1, Kind.END]).sum(-1).gather(1, of_parent)
     lesion = torch.zeros(*word.shape[:2], Trait.COLUMNS, dtype=torch.float32, device=uid.device)
-    lesion[..., Trait.RADIUS], lesion[..., Trait.PARENT], lesion[..., Trait.WITHIN_MM] = radius, parent, within_mm
+    lesion[..., Trait.RADIUS], lesion[..., Trait.PUSH_MM] = radius, radius
+    lesion[..., Trait.PARENT], lesion[..., Trait.WITHIN_MM] = parent, within_mm
     lesion[..., Trait.KIND] = kind.to(torch.float32)
     for trait, which, column in _OF_SCAN:
         lesion[..., trait] = to_uniform(word[..., which], scan_row[column], scan_row[column + 1])

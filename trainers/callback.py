@@ -81,6 +81,8 @@ class SynthesizeTumors(pl.Callback):
         new_image, new_label, *soft = self.step(image_hu, label, spacing_mm)
         image.copy_(to_window(new_image, self.window_hu) if self.window_hu else new_image)
         label.copy_(new_label)
+        if soft and not isinstance(batch, MutableMapping):
+            raise ValueError(f"batch must be a dict for soft_key, got a {type(batch).__name__}; set soft_key to None")
         if soft:
             batch[self.soft_key] = soft[0]
 
