@@ -31,6 +31,7 @@ class Setting:
         source: Where the tumours of a training come from: "none", "ours" or "published".
         workers: Processes of the data loader.
         model: The network that is trained meanwhile, and its precision.
+        effect: What of the lesion model is on.
     """
 
     size_class: str | None = None
@@ -43,6 +44,7 @@ class Setting:
     source: Literal["none", "ours", "published"] | None = None
     workers: int | None = None
     model: str | None = None
+    effect: str | None = None
 
     @property
     def samples(self) -> int:

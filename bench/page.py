@@ -12,6 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from gpu_synth.bench.effects import PLAIN
 from gpu_synth.bench.machine import REPOSITORY
 from gpu_synth.bench.settings import ALL
 from gpu_synth.presets import SIZE_CLASSES
@@ -96,6 +97,16 @@ def ratios(result: dict[str, Any]) -> str:
     return _table(("ratio", "×"), [(text, _short(result["ratios"][name])) for name, text in says.items() if result["ratios"][name]])
 
 
+def effects(result: dict[str, Any]) -> str:
+    """Each effect of the lesion model alone, all together, and the published method, as multiples of the latter."""
+    plain = {_how(row): row["mean_ms"] for row in _named(result, "effects") if row["effect"] == PLAIN}
+    rows = [
+        (row["effect"], row["batch"], _how(row), _short(row["mean_ms"]), _short(row["mean_ms"] / plain[_how(row)]))
+        for row in _named(result, "effects")
+    ]
+    return _table(("what is on", "batch", "backend", "mean ms", "× published method"), rows)
+
+
 def cores_needed(result: dict[str, Any]) -> str:
     """Cores that the published method keeps busy so that a model need not wait."""
     names = ("published", "published-banked")
@@ -124,7 +135,7 @@ def readme(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__.replace("_", "-"): table
-    for table in (machine, families, classes, published, end_to_end, ratios, cores_needed, cited, readme)
+    for table in (machine, families, classes, published, effects, end_to_end, ratios, cores_needed, cited, readme)
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer, presets
-from gpu_synth.bench import settings, synthesis
+from gpu_synth.bench import effects, settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
 from gpu_synth.kernels import blend, edge, gaussian, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
 from gpu_synth.kernels._cells import Box
@@ -225,6 +225,7 @@ OPERATIONS = (
     _family("lesion", "preset liver, float32 image", settings.fields, _lesion),
     Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
     Operation("synthesis-liver", "plan and render, all organ, preset liver", ("test_lesion_model.py",), settings.liver, synthesis.liver),
+    Operation("effects", "plan and render, organ cut by a border", ("test_lesion_model.py",), settings.effects, effects.case),
     Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
     Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),
     Operation("volume", "the same, lesions per volume kept", SYNTHESIS_TESTS, settings.volume, synthesis.volume),

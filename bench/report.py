@@ -108,7 +108,7 @@ def _how(row: Row) -> str:
     loader = f"{row.workers} workers" if row.workers else ""
     source = {"published": "published", "none": "no synthesis"}.get(row.source or "", "")
     backend = f"{row.backend} graph" if row.backend and row.graph else row.backend or ""
-    return ", ".join(part for part in (source, backend, loader, row.model or "") if part)
+    return ", ".join(part for part in (source, backend, loader, row.model or "", row.effect or "") if part)
 
 
 def _grid(row: Row) -> str:

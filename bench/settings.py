@@ -3,6 +3,7 @@
 import torch
 
 from gpu_synth.bench.case import Setting, backends, modes
+from gpu_synth.bench.effects import EFFECTS
 from gpu_synth.bench.machine import cores
 from gpu_synth.presets import SIZE_CLASSES
 
@@ -37,6 +38,11 @@ def synthesis(device: torch.device, full: bool) -> list[Setting]:
 def liver(device: torch.device, full: bool) -> list[Setting]:
     """The full lesion model, each backend: one patch on a host, 16 on CUDA."""
     return [Setting(ALL, _many(device), 96, backend, False) for backend in backends(device)]
+
+
+def effects(device: torch.device, full: bool) -> list[Setting]:
+    """The published method, the lesion model with each effect alone, and with all of them."""
+    return [Setting(ALL, _many(device), 96, backend, False, effect=effect) for backend in backends(device) for effect in EFFECTS]
 
 
 def one_core(device: torch.device, full: bool) -> list[Setting]:

@@ -41,26 +41,34 @@ def radius_at(
             and have notches between them; spiculation, the height of spikes.
         most: It reaches no farther.
     """
-    first, second, third = (_octave(waves, direction, octave) for octave in range(OCTAVES))
+    octaves = _of_waves(waves[..., :OUTLINE_WAVES, :], direction, *_octaves(waves.device, waves.dtype))
+    first, second, third = octaves.unbind(-1)
     irregularity, lobulation, spiculation = outline[..., None].unbind(-2)
     bumps = WEIGHT[0] * first + WEIGHT[1] * second + WEIGHT[2] * third
-    lobes, spikes = second.abs() - MEAN_ABS, third.clamp_min(0.0) ** 3
-    reach = 1.0 + irregularity * bumps + lobulation * lobes + spiculation * spikes
+    lobes, spike = second.abs() - MEAN_ABS, third.clamp_min(0.0)
+    reach = 1.0 + irregularity * bumps + lobulation * lobes + spiculation * (spike * spike * spike)
     return reach.clamp_min(LEAST).minimum(most[..., None])
 
 
-def _octave(waves: Tensor, direction: Tensor, octave: int) -> Tensor:
-    """Eight waves of one octave, of variance 1."""
-    some = waves[..., octave * OF_OCTAVE : (octave + 1) * OF_OCTAVE, :]
-    angle = HALF_TURNS[octave] * _along(direction, some) + some[..., None, :, 3]
-    total: Tensor = (angle * math.pi).cos().sum(-1)
-    return total.mul(math.sqrt(2.0 / OF_OCTAVE))
+def _of_waves(some: Tensor, point: Tensor, half_turns: Tensor, sums: Tensor) -> Float[Tensor, "... n groups"]:
+    """Waves at points, added up by the columns of a matrix."""
+    angle = torch.matmul(point, (some[..., :3] * (math.pi * half_turns)).mT).add_(math.pi * some[..., None, :, 3])
+    return torch.matmul(angle.cos_(), sums)
 
 
-def _along(point: Tensor, waves: Tensor) -> Tensor:
-    """Scalar products of all points with all wave vectors, one component after the other: the same bits in any batch."""
-    x, y, z = (point[..., n, None] * waves[..., None, :, n] for n in range(3))
-    return x.add_(y).add_(z)
+@cached(maxsize=8)
+def _octaves(device: torch.device, dtype: torch.dtype) -> tuple[Float[Tensor, "waves 1"], Float[Tensor, "waves octaves"]]:
+    """What an octave's wave vectors are multiplied by; and which waves an octave adds up, to a variance of 1."""
+    half_turns = torch.tensor(HALF_TURNS, dtype=dtype).repeat_interleave(OF_OCTAVE)[:, None]
+    sums = torch.eye(OCTAVES, dtype=dtype).repeat_interleave(OF_OCTAVE, 0) * math.sqrt(2.0 / OF_OCTAVE)
+    return half_turns.to(device), sums.to(device)
+
+
+@cached(maxsize=8)
+def _texture(device: torch.device, dtype: torch.dtype) -> tuple[Float[Tensor, "waves 1"], Float[Tensor, "waves 1"]]:
+    """The same of the texture's waves: one sum."""
+    ones = torch.ones(TEXTURE_WAVES, 1, dtype=dtype)
+    return (2.0 * ones).to(device), (math.sqrt(2.0 / TEXTURE_WAVES) * ones).to(device)
 
 
 def texture_at(waves: Float[Tensor, "... waves 4"], offset: Float[Tensor, "... n 3"]) -> Float[Tensor, "... n"]:
@@ -70,10 +78,7 @@ def texture_at(waves: Float[Tensor, "... waves 4"], offset: Float[Tensor, "... n
         waves: Those of the lesion.
         offset: Positions relative to its centre, in wavelengths of its texture times √3 (components are at most 1).
     """
-    some = waves[..., OUTLINE_WAVES:, :]
-    angle = 2.0 * _along(offset, some) + some[..., None, :, 3]
-    total: Tensor = (angle * math.pi).cos().sum(-1)
-    return total.mul(math.sqrt(2.0 / TEXTURE_WAVES))
+    return _of_waves(waves[..., OUTLINE_WAVES:, :], offset, *_texture(waves.device, waves.dtype))[..., 0]
 
 
 @cached(maxsize=8)

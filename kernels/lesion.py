@@ -26,6 +26,7 @@ CORE_WIDTH = 0.12
 SPECK_SCALE, SPECK_WIDTH = 0.8, 0.4  # of the texture's wavelength; of its standard deviation
 SPECK_AT, SPECK_FADE = 0.6, 0.25  # of the way to the surface: specks lie in the inner part
 FAR_SIGMAS = 4.0
+_CHUNK = 1 << 13  # voxels
 
 
 class Painted(NamedTuple):
@@ -179,16 +180,20 @@ def _seen(row: Tensor, wave: Tensor, offset_mm: Tensor) -> _Seen:
     in_axes = torch.matmul(offset, _matrix(row)) / row[Trait.AXES : Trait.AXES + 3]
     rho, distance = in_axes.square().sum(-1).sqrt().clamp_min(1e-6), offset.square().sum(-1).sqrt()
     length, beyond_mm = torch.where(rho > 1e-5, distance / rho, row[Trait.RADIUS]), _beyond_mm(row)
-    near: Tensor | slice = slice(None)
-    if _host.on_host(rho.device):
-        near = ((rho - row[Trait.REACH]) * length < beyond_mm).nonzero()[:, 0]
-    reach = radius_at(wave, in_axes[near] / rho[near, None], row[Trait.IRREGULARITY : Trait.IRREGULARITY + 3], row[Trait.REACH])
-    surface_mm = (rho[near] - reach) * length[near]
-    seen = _coloured(row, wave, rho[near] / reach, surface_mm, offset[near], beyond_mm)
     everywhere = _Seen(torch.full_like(rho, -torch.inf), torch.zeros_like(rho), torch.zeros_like(rho))
-    for whole, part in zip(everywhere, seen, strict=True):
-        whole[near] = part
+    for near in _near((rho - row[Trait.REACH]) * length < beyond_mm):
+        outline = row[Trait.IRREGULARITY : Trait.IRREGULARITY + 3]
+        reach = radius_at(wave, in_axes[near] / rho[near, None], outline, row[Trait.REACH])
+        surface_mm = (rho[near] - reach) * length[near]
+        seen = _coloured(row, wave, rho[near] / reach, surface_mm, offset[near], beyond_mm)
+        for whole, part in zip(everywhere, seen, strict=True):
+            whole[near] = part
     return _Seen(*(whole.view(offset_mm.shape[:-1]) for whole in everywhere))
+
+
+def _near(there: Tensor) -> Sequence[Tensor | slice]:
+    """Voxels that are looked at: on a host, those in reach, as many at a time as stay in cache."""
+    return torch.split(there.nonzero()[:, 0], _CHUNK) if _host.on_host(there.device) else [slice(None)]
 
 
 def _coloured(row: Tensor, wave: Tensor, way: Tensor, surface_mm: Tensor, offset_mm: Tensor, beyond_mm: Tensor) -> _Seen:
