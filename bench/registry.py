@@ -15,7 +15,6 @@ from gpu_synth.bench import effects, settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
 from gpu_synth.kernels import blend, edge, gaussian, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
 from gpu_synth.kernels._cells import Box
-from gpu_synth.lesion_model import wanted_of
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import lesion_table
 from gpu_synth.organs import LIVER
@@ -165,9 +164,9 @@ def _traits(device: torch.device, setting: Setting) -> Case:
 
 def _sites(device: torch.device, setting: Setting) -> Case:
     _, label, drawn = _lesion_case(device, setting)
-    maps, wanted = sites.Maps(label, torch.zeros_like(label)), wanted_of(drawn.lesion, drawn.active)
+    maps, wanted = sites.Maps(label, torch.zeros_like(label)), sites.Wanted(drawn.lesion, drawn.active)
     rest = (LIVER.apart_mm, SPACING_MM, ORGAN, TUMOUR, SEED, _uids(device, setting), _backend(setting))
-    return Case(lambda: sites.sites(maps, wanted, *rest), (*maps[:2], *wanted[:5]))
+    return Case(lambda: sites.sites(maps, wanted, *rest), (*maps[:2], *wanted[:2]))
 
 
 def _lesion(device: torch.device, setting: Setting) -> Case:

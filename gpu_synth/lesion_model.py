@@ -64,8 +64,9 @@ def _sample(
     else:
         drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, *measured, backend)
     lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights())
-    wanted = wanted_of(lesion, drawn.active, wishes.given_vox(uid.device))
-    found = sites(maps, wanted, preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend)
+    found = sites(
+        maps, Wanted(lesion, drawn.active, wishes.given_vox(uid.device)), preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend
+    )
     bulges = found.at_surface & (lesion[..., Trait.BULGE] > 0)
     push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
     lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
@@ -86,13 +87,6 @@ def _sample(
         noise_hu=noise_hu,
         cirrhosis=drawn.cirrhosis * any_placed[:, None],
     )
-
-
-def wanted_of(lesion: Tensor, active: Tensor, given_vox: Tensor | None = None) -> Wanted:
-    """What lesions of these traits want of a place."""
-    reach_mm = lesion[..., Trait.AXES : Trait.AXES + 3].amax(-1) * lesion[..., Trait.REACH]
-    parent = lesion[..., Trait.PARENT].to(torch.int32)
-    return Wanted(reach_mm, active, parent, lesion[..., Trait.RADIUS].contiguous(), lesion[..., Trait.WITHIN_MM].contiguous(), given_vox)
 
 
 def render_lesions(

@@ -50,6 +50,17 @@ def radius_at(
     return reach.clamp_min(LEAST).minimum(most[..., None])
 
 
+def rotation(quaternion: Float[Tensor, "... 4"]) -> Float[Tensor, "... 3 3"]:
+    """Rotation matrices of unit quaternions; an offset times one of them is told in the lesion's own axes."""
+    w, x, y, z = quaternion.unbind(-1)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
 def _of_waves(some: Tensor, point: Tensor, half_turns: Tensor, sums: Tensor) -> Float[Tensor, "... n groups"]:
     """Waves at points, added up by the columns of a matrix."""
     angle = torch.matmul(point, (some[..., :3] * (math.pi * half_turns)).mT).add_(math.pi * some[..., None, :, 3])

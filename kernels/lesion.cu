@@ -44,14 +44,11 @@ __device__ Seen coloured(const float* row, const float4* waves, float way, float
 
 // What a voxel at an offset in mm sees of a lesion.
 __device__ Seen seen(const float* row, const float4* waves, float dx, float dy, float dz) {
-    const float w = row[ROTATION], x = row[ROTATION + 1], y = row[ROTATION + 2], z = row[ROTATION + 3];
-    const float a = (dx * (1 - 2 * (y * y + z * z)) + dy * (2 * (x * y + w * z)) + dz * (2 * (x * z - w * y))) / row[AXES];
-    const float b = (dx * (2 * (x * y - w * z)) + dy * (1 - 2 * (x * x + z * z)) + dz * (2 * (y * z + w * x))) / row[AXES + 1];
-    const float c = (dx * (2 * (x * z + w * y)) + dy * (2 * (y * z - w * x)) + dz * (1 - 2 * (x * x + y * y))) / row[AXES + 2];
-    const float rho = fmaxf(sqrtf(a * a + b * b + c * c), 1e-6f);
+    const float3 at = in_axes(row, dx, dy, dz);
+    const float rho = fmaxf(sqrtf(at.x * at.x + at.y * at.y + at.z * at.z), 1e-6f);
     const float length = rho > 1e-5f ? sqrtf(dx * dx + dy * dy + dz * dz) / rho : row[RADIUS];
     if ((rho - row[REACH]) * length >= beyond_mm(row)) return {UNSEEN, 0.0f, 0.0f};
-    const float reach = fminf(radius_at(waves, row[IRREGULARITY], row[LOBULATION], row[SPICULATION], a / rho, b / rho, c / rho), row[REACH]);
+    const float reach = fminf(radius_at(waves, row[IRREGULARITY], row[LOBULATION], row[SPICULATION], at.x / rho, at.y / rho, at.z / rho), row[REACH]);
     return coloured(row, waves, rho / reach, (rho - reach) * length, dx, dy, dz);
 }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._columns import Trait
-from gpu_synth.kernels._outline import radius_at, texture_at, waves
+from gpu_synth.kernels._outline import radius_at, rotation, texture_at, waves
 
 RIM_AT, RIM_WIDTH = 0.88, 0.10  # of the way from centre to surface
 CORE_WIDTH = 0.12
@@ -177,7 +177,7 @@ def _beyond_mm(row: Tensor) -> Tensor:
 def _seen(row: Tensor, wave: Tensor, offset_mm: Tensor) -> _Seen:
     """What a box of voxels sees of a lesion."""
     offset = offset_mm.reshape(-1, 3)
-    in_axes = torch.matmul(offset, _matrix(row)) / row[Trait.AXES : Trait.AXES + 3]
+    in_axes = torch.matmul(offset, rotation(row[Trait.ROTATION : Trait.ROTATION + 4])) / row[Trait.AXES : Trait.AXES + 3]
     rho, distance = in_axes.square().sum(-1).sqrt().clamp_min(1e-6), offset.square().sum(-1).sqrt()
     length, beyond_mm = torch.where(rho > 1e-5, distance / rho, row[Trait.RADIUS]), _beyond_mm(row)
     everywhere = _Seen(torch.full_like(rho, -torch.inf), torch.zeros_like(rho), torch.zeros_like(rho))
@@ -218,15 +218,3 @@ def _step(x: Tensor) -> Tensor:
     """From 0 to 1 as x goes from −1 to 1, smoothly."""
     x = (0.5 * x + 0.5).clamp(0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
-
-
-def _matrix(row: Tensor) -> Float[Tensor, "3 3"]:
-    """Rotation matrix of a lesion's quaternion."""
-    w, x, y, z = row[Trait.ROTATION : Trait.ROTATION + 4].unbind()
-    return torch.stack(
-        (
-            torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y))),
-            torch.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x))),
-            torch.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y))),
-        )
-    )

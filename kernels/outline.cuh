@@ -31,6 +31,14 @@ __device__ __forceinline__ float radius_at(const float4* waves, float irregulari
     return fmaxf(1.0f + irregularity * bumps + lobulation * (fabsf(second) - MEAN_ABS) + spiculation * (spike * spike * spike), LEAST);
 }
 
+// How far along the ellipsoid's axes an offset lies: 1 on its surface.
+__device__ __forceinline__ float3 in_axes(const float* row, float dx, float dy, float dz) {
+    const float w = row[ROTATION], x = row[ROTATION + 1], y = row[ROTATION + 2], z = row[ROTATION + 3];
+    return make_float3((dx * (1 - 2 * (y * y + z * z)) + dy * (2 * (x * y + w * z)) + dz * (2 * (x * z - w * y))) / row[AXES],
+                       (dx * (2 * (x * y - w * z)) + dy * (1 - 2 * (x * x + z * z)) + dz * (2 * (y * z + w * x))) / row[AXES + 1],
+                       (dx * (2 * (x * z + w * y)) + dy * (2 * (y * z - w * x)) + dz * (1 - 2 * (x * x + y * y))) / row[AXES + 2]);
+}
+
 // Twelve waves in space.
 __device__ __forceinline__ float texture_at(const float4* waves, float x, float y, float z) {
     return sum_of_waves(waves + OUTLINE_WAVES, TEXTURE_WAVES, 2.0f, x, y, z);

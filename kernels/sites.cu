@@ -1,10 +1,14 @@
 // Where lesions go: candidates by rank among the organ's voxels, then, slot after slot, the first that fits; those that lie near another
 // lesion draw their candidates around it.
 #include "labels.cuh"
-#include "rng.cuh"
+#include "outline.cuh"
 
 constexpr int THREADS = 128;
 constexpr int CANDIDATES = 32, LOOKS = 256, SLOTS = 64;
+constexpr float LEAST_REACH = 0.8f;
+
+// How far a lesion reaches from its centre.
+__device__ __forceinline__ float reach_mm(const float* row) { return fmaxf(row[AXES], fmaxf(row[AXES + 1], row[AXES + 2])) * row[REACH]; }
 
 // Organ voxels of one line along k a thread, or what the map says of them; `tumor_seen` is zero before. Bytes: 1 or 2 read a voxel, 8 written a line.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -67,7 +71,7 @@ struct Scene {
 // Bytes: a line of labels and 256 looks a candidate.
 extern "C" __global__ void __launch_bounds__(THREADS)
 candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const unsigned char* where, const void* label, const unsigned char* vessel,
-                  const float* looks, const float* reach_mm, const long long* uids, unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k,
+                  const float* looks, const float* lesions, const long long* uids, unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k,
                   float mm_i, float mm_j, float mm_k) {
     const Scene scene = {label, vessel, looks, organ, kind, n_i, n_j, n_k, mm_i, mm_j, mm_k};
     __shared__ float centre[CANDIDATES][3];
@@ -98,8 +102,9 @@ candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const u
         hit[thread] = 0;
     }
     __syncthreads();
+    const float reach = reach_mm(lesions + (sample * slots + slot) * TRAITS);
     for (int item = thread; vessel && item < CANDIDATES * LOOKS; item += THREADS) {
-        const long long at = scene.look(sample, centre[item / LOOKS], reach_mm[sample * slots + slot], item % LOOKS);
+        const long long at = scene.look(sample, centre[item / LOOKS], reach, item % LOOKS);
         if (at >= 0 && vessel[at]) atomicOr(&hit[item / LOOKS], 1);
     }
     __syncthreads();
@@ -112,8 +117,8 @@ candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const u
 // lesion near another the candidates are made here, as that one's place is known only now; all threads look for vessels around them.
 extern "C" __global__ void __launch_bounds__(THREADS)
 choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible, const float* centre_vox, const bool* clear, const bool* active,
-              const int* parents, const float* radius_mm, const float* within_mm, const float* given_vox, const long long* ends, const int* tumor_seen,
-              float apart_mm, int slots, const void* label, const unsigned char* vessel, const float* looks, const float* reach_mm, const long long* uids,
+              const float* given_vox, const long long* ends, const int* tumor_seen,
+              float apart_mm, int slots, const void* label, const unsigned char* vessel, const float* looks, const float* lesions, const long long* uids,
               unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k, float mm_i, float mm_j, float mm_k) {
     const Scene scene = {label, vessel, looks, organ, kind, n_i, n_j, n_k, mm_i, mm_j, mm_k};
     __shared__ float chosen[SLOTS][4];  // centre in voxels, and reach in mm; a reach below none is no lesion
@@ -130,13 +135,14 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
     for (int slot = thread; slot < slots; slot += THREADS) {
         const float* at = given_at(sample * slots + slot);
         for (int axis = 0; axis < 3; ++axis) chosen[slot][axis] = at ? at[axis] : 0.0f;
-        chosen[slot][3] = at && can && active[sample * slots + slot] ? reach_mm[sample * slots + slot] : -1.0f;
+        chosen[slot][3] = at && can && active[sample * slots + slot] ? reach_mm(lesions + (sample * slots + slot) * TRAITS) : -1.0f;
     }
     __syncthreads();
     for (int slot = 0; slot < slots; ++slot) {
         const long long lesion = sample * slots + slot;
-        const int parent = parents[lesion];
-        const float reach = reach_mm[lesion], *given = given_at(lesion);
+        const float* row = lesions + lesion * TRAITS;
+        const int parent = (int)row[PARENT];
+        const float reach = reach_mm(row), *given = given_at(lesion);
         if (thread == 0) first = CANDIDATES, beyond = 0;
         if (thread < CANDIDATES) {
             const float* at = centre_vox + 3 * (lesion * CANDIDATES + thread);
@@ -144,12 +150,14 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
             bool out = !clear[lesion * CANDIDATES + thread];
             if (parent >= 0) {
                 const Words words = philox(seed, (unsigned long long)uids[sample], SITE, slot, thread);
-                const long long of_parent = sample * slots + parent;
-                const float least = fmaxf(reach_mm[of_parent] + reach + apart_mm, 0.0f), most = fmaxf(radius_mm[of_parent] + within_mm[lesion], least + 1.0f);
-                const double distance = (double)(least + to_uniform(words.word[0]) * (most - least)), up = 2.0 * (double)to_uniform(words.word[1]) - 1.0;
+                const double up = 2.0 * (double)to_uniform(words.word[1]) - 1.0, across = sqrt(1.0 - up * up);
                 double sine, cosine;
                 sincospi(2.0 * (double)to_uniform(words.word[2]), &sine, &cosine);
-                const double across = sqrt(1.0 - up * up);
+                const float* of_parent = lesions + (sample * slots + parent) * TRAITS;
+                const float3 way = in_axes(of_parent, (float)(across * cosine), (float)(across * sine), (float)up);
+                const float surface = 1.0f / sqrtf(way.x * way.x + way.y * way.y + way.z * way.z);
+                const float least = fmaxf(surface * of_parent[REACH] + reach + apart_mm, 0.0f), most = fmaxf(surface * LEAST_REACH + row[WITHIN_MM], least + 1.0f);
+                const double distance = (double)(least + to_uniform(words.word[0]) * (most - least));
                 x = (float)((double)chosen[parent][0] + distance * (across * cosine) / (double)mm_i);
                 y = (float)((double)chosen[parent][1] + distance * (across * sine) / (double)mm_j);
                 z = (float)((double)chosen[parent][2] + distance * up / (double)mm_k);
@@ -166,7 +174,7 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
         if (thread < CANDIDATES) {
             bool fits = !hit[thread];
             for (int other = 0; other < slots; ++other) {
-                if (other == slot) continue;
+                if (other == slot || other == parent) continue;
                 const float dx = (candidate[thread][0] - chosen[other][0]) * mm_i, dy = (candidate[thread][1] - chosen[other][1]) * mm_j;
                 const float dz = (candidate[thread][2] - chosen[other][2]) * mm_k, least = fmaxf(reach + chosen[other][3] + apart_mm, 0.0f);
                 fits = fits && (chosen[other][3] < 0.0f || dx * dx + dy * dy + dz * dz >= least * least);

@@ -17,9 +17,12 @@ from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._cached import cached
+from gpu_synth.kernels._columns import Trait
+from gpu_synth.kernels._outline import rotation
 from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 
 CANDIDATES, LOOKS, SLOTS = 32, 256, 64
+LEAST_REACH = 0.8  # of an ellipsoid: about as far as outlines are dented
 MOST_TOTAL = 2**31 - 1  # of the map's integers over a sample
 
 
@@ -27,21 +30,21 @@ class Wanted(NamedTuple):
     """Lesions that want a place.
 
     Attributes:
-        reach_mm: How far each reaches from its centre.
+        lesion: What each is like: axes, orientation and reach; `PARENT`, the slot of the lesion near which it lies, an earlier one, −1
+            where it lies anywhere; and `WITHIN_MM`, how far off that one's surface its centre lies at most.
         active: Slots in use.
-        parent: Slot of the lesion near which it lies, always an earlier one; −1 where it lies anywhere.
-        radius_mm: Radii, for those that lie near others.
-        within_mm: Such a lesion's centre lies at most this far from its parent's ball.
         given_vox: Centres that are set, whatever is there, and which others keep away from: NaN where they are to be chosen; None where
             all are.
     """
 
-    reach_mm: Float[Tensor, "b slots"]
+    lesion: Float[Tensor, "b slots traits"]
     active: Bool[Tensor, "b slots"]
-    parent: Int[Tensor, "b slots"]
-    radius_mm: Float[Tensor, "b slots"]
-    within_mm: Float[Tensor, "b slots"]
     given_vox: Float[Tensor, "b slots 3"] | None = None
+
+    @property
+    def reach_mm(self) -> Float[Tensor, "b slots"]:
+        """How far each reaches from its centre."""
+        return self.lesion[..., Trait.AXES : Trait.AXES + 3].amax(-1) * self.lesion[..., Trait.REACH]
 
 
 class Maps(NamedTuple):
@@ -101,7 +104,7 @@ def _sites_cuda(
     maps: Maps, wanted: Wanted, apart_mm: float, spacing_mm: Sequence[float], organ_label: int, tumor_label: int, seed: int, uid: Tensor
 ) -> Sites:
     label, vessel, where = (_launch.NULL if x is None else x.contiguous() for x in maps)
-    reach_mm, active, parent, radius_mm, within_mm, given = (_launch.NULL if x is None else x.contiguous() for x in wanted)
+    lesion, active, given = (_launch.NULL if x is None else x.contiguous() for x in wanted)
     b, ni, nj, nk = maps.label.shape
     slots, lines, device = wanted.active.shape[1], np.int64(ni * nj), maps.label.device
     if slots > SLOTS:
@@ -115,15 +118,14 @@ def _sites_cuda(
     centre = torch.empty(b, slots, CANDIDATES, 3, dtype=torch.float32, device=device)
     clear = torch.empty(b, slots, CANDIDATES, dtype=torch.bool, device=device)
     looks, extents = look_offsets(str(device)), [np.int32(ni), np.int32(nj), np.int32(nk), *mm]
-    scene: list[object] = [label, vessel, looks, reach_mm, uid, _launch.key(seed), *kind, *extents]
+    scene: list[object] = [label, vessel, looks, lesion, uid, _launch.key(seed), *kind, *extents]
     _launch.launch("sites", "candidates_kernel", (slots, b, 1), (128, 1, 1), [centre, clear, ends, where, *scene])
     chosen, placed, at_surface, possible = (
         torch.empty(b, *size, dtype=dtype, device=device)
         for size, dtype in (((slots, 3), torch.float32), ((slots,), torch.bool), ((slots,), torch.bool), ((), torch.bool))
     )
-    lesions = (active, parent, radius_mm, within_mm, given)
     rest = (ends, tumor_seen, np.float32(apart_mm), np.int32(slots))
-    arguments = [chosen, placed, at_surface, possible, centre, clear, *lesions, *rest, *scene]
+    arguments = [chosen, placed, at_surface, possible, centre, clear, active, given, *rest, *scene]
     _launch.launch("sites", "choose_kernel", (b, 1, 1), (128, 1, 1), arguments)
     return Sites(chosen, placed, at_surface, possible)
 
@@ -143,25 +145,25 @@ def sites_torch(
     possible = any_organ & ~(label == tumor_label).flatten(1).any(1)
     given_vox = torch.full_like(centre[:, :, 0], torch.nan) if wanted.given_vox is None else wanted.given_vox
 
-    given = given_vox.isfinite().all(-1)
+    given, reach_mm = given_vox.isfinite().all(-1), wanted.reach_mm
+    parents = wanted.lesion[..., Trait.PARENT].to(torch.int64)
     chosen, placed = torch.where(given[..., None], given_vox, 0.0), wanted.active & possible[:, None] & given
     for slot in range(slots):
-        reach, others = wanted.reach_mm[:, slot, None, None], placed.clone()
-        others[:, slot] = False
-        at, fits, near = centre[:, slot], free[:, slot], wanted.parent[:, slot, None] >= 0
+        others = placed & (torch.arange(slots, device=device) != slot) & (torch.arange(slots, device=device) != parents[:, slot, None])
+        at, fits, near = centre[:, slot], free[:, slot], parents[:, slot, None] >= 0
         if not _host.on_host(device) or near.any():
             around, inside = _near(chosen, placed, wanted, slot, apart_mm, word[:, slot], spacing, organ)
             if maps.vessel is not None:
-                inside = inside & _clear_of(maps.vessel, around, wanted.reach_mm[:, slot], spacing)
+                inside = inside & _clear_of(maps.vessel, around, reach_mm[:, slot], spacing)
             at, fits = torch.where(near[..., None], around, at), torch.where(near, inside, fits)
         gap = ((at[:, :, None] - chosen[:, None]) * spacing).square().sum(-1)  # (b, candidates, slots)
-        least = (reach + wanted.reach_mm[:, None] + apart_mm).clamp_min(0.0).square()
+        least = (reach_mm[:, slot, None, None] + reach_mm[:, None] + apart_mm).clamp_min(0.0).square()
         fits = fits & ((gap >= least) | ~others[:, None]).all(-1)
         first = torch.where(fits, torch.arange(CANDIDATES, device=device), CANDIDATES).amin(-1)
         placed[:, slot] |= wanted.active[:, slot] & possible & ~given[:, slot] & (first < CANDIDATES)
         index = first.clamp_max(CANDIDATES - 1)[:, None, None].expand(-1, 1, 3)
         chosen[:, slot] = torch.where(given[:, slot, None], chosen[:, slot], at.gather(1, index)[:, 0])
-    beyond = torch.stack([~_clear_of(~organ, chosen[:, n, None], wanted.reach_mm[:, n], spacing)[:, 0] for n in range(slots)], 1)
+    beyond = torch.stack([~_clear_of(~organ, chosen[:, n, None], reach_mm[:, n], spacing)[:, 0] for n in range(slots)], 1)
     return Sites(chosen, placed, beyond, possible)
 
 
@@ -179,15 +181,18 @@ def _anywhere(organ: Tensor, where: Tensor | None, word: Tensor) -> tuple[Float[
 def _near(
     chosen: Tensor, placed: Tensor, wanted: Wanted, slot: int, apart_mm: float, word: Tensor, spacing: Tensor, organ: Tensor
 ) -> tuple[Float[Tensor, "b candidates 3"], Bool[Tensor, "b candidates"]]:
-    """Candidates around a lesion's parent, in any direction, its distance uniform; and which of them lie in the organ."""
-    parent = wanted.parent[:, slot, None].clamp_min(0).to(torch.int64)
-    reach, radius, there = (x.gather(1, parent) for x in (wanted.reach_mm, wanted.radius_mm, placed))
-    least = (reach + wanted.reach_mm[:, slot, None] + apart_mm).clamp_min(0.0)
-    most = torch.maximum(radius + wanted.within_mm[:, slot, None], least + 1.0)
-    distance = (least + to_uniform(word[..., 0]) * (most - least)).double()
+    """Candidates around a lesion's parent, in any direction, their distance uniform from where they would touch; which lie in the organ."""
+    parent = wanted.lesion[:, slot, Trait.PARENT, None].clamp_min(0).to(torch.int64)
+    row, there = wanted.lesion.gather(1, parent[..., None].expand(-1, 1, wanted.lesion.shape[2]))[:, 0], placed.gather(1, parent)
     z, turn = 2.0 * to_uniform(word[..., 1]).double() - 1.0, 2.0 * torch.pi * to_uniform(word[..., 2]).double()
     across = (1.0 - z * z).sqrt()
     way = torch.stack((across * turn.cos(), across * turn.sin(), z), -1)
+    in_axes = torch.matmul(way.float(), rotation(row[:, Trait.ROTATION : Trait.ROTATION + 4])) / row[:, None, Trait.AXES : Trait.AXES + 3]
+    surface = 1.0 / in_axes.square().sum(-1).sqrt()  # of the ellipsoid
+    touching = surface * row[:, Trait.REACH, None] + wanted.reach_mm[:, slot, None]
+    least = (touching + apart_mm).clamp_min(0.0)
+    most = torch.maximum(surface * LEAST_REACH + wanted.lesion[:, slot, Trait.WITHIN_MM, None], least + 1.0)
+    distance = (least + to_uniform(word[..., 0]) * (most - least)).double()
     at = (chosen.gather(1, parent[..., None].expand(-1, 1, 3)) + distance[..., None] * way / spacing).to(torch.float32)
     voxel, shape = at.round().to(torch.int64), torch.tensor(organ.shape[1:]).to(at.device, non_blocking=True)
     inside = ((voxel >= 0) & (voxel < shape)).all(-1)

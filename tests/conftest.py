@@ -1,6 +1,6 @@
 """What every test runs under: one thread, uninitialised memory that shows, and no CUDA test without CUDA."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -29,3 +29,19 @@ def poisoned_memory(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)  # the switch that fill_uninitialized_memory, on by default, hangs on
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture
+def told(record_property: Callable[[str, object], None]) -> Callable[[str, int, float, str], None]:
+    """Tell a statistic: what it is, its sample size, its value and the bound that it must keep; the run ends with a table of them."""
+    return lambda what, samples, value, bound: record_property("statistic", [what, int(samples), float(value), bound])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    rows = [value for report in reports for name, value in getattr(report, "user_properties", []) if name == "statistic"]
+    if rows:
+        terminalreporter.section("statistics")
+        terminalreporter.write_line(f"{'what':78}{'samples':>9}{'value':>10}  bound")
+    for what, samples, value, bound in sorted(rows):
+        terminalreporter.write_line(f"{what:78}{samples:>9}{value:>10.3g}  {bound}")

@@ -1,4 +1,6 @@
-"""What preset "liver" promises, counted: each figure with its sample size and bound."""
+"""What preset "liver" promises, counted: each figure with its sample size and bound, and a table of them at the end of the run."""
+
+import math
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ from scipy import ndimage
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.conform import prepare_ct, prepare_label
+from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.tissue import tissue
+from gpu_synth.kernels.warp import lesion_table
 from gpu_synth.sources import Source
 
-SPACING_MM = (1.5, 1.5, 1.5)
+SPACING_MM, ONE_MM = (1.5, 1.5, 1.5), (1.0, 1.0, 1.0)
 CASES = ("ccth_a01", "totalseg_example", "chaos_ctset3")
 
 
@@ -33,7 +37,36 @@ def bands(cube):
     return np.array([power[(radius >= low) & (radius < low + 0.25)].sum() for low in (0.25, 0.5, 0.75)])
 
 
-def test_noise_inside_lesions_has_the_scans_spectrum():
+def alone(radius_mm, b, n, **overrides):
+    """`b` samples that are all organ, each with a lesion in its middle and nothing that moves it."""
+    image, label = torch.full((b, 1, n, n, n), 100.0), torch.ones(b, 1, n, n, n, dtype=torch.uint8)
+    synth = TumorSynthesizer("liver", prob=1.0, mass_effect=(0.0, 0.0), bulge=(0.0, 0.0), cirrhosis_prob=0.0, **overrides)
+    plan = synth.plan(image, label, ONE_MM, torch.arange(b), lesions=[{"radius_mm": radius_mm, "centre_vox": (n / 2,) * 3}])
+    return synth.render(image, label, plan)
+
+
+@pytest.mark.parametrize(("radius_mm", "b"), [(3.0, 60), (5.0, 60), (10.0, 60), (20.0, 12)])
+def test_a_lesion_has_the_volume_asked_for(radius_mm, b, told):
+    """Each within 15 %, where it has 100 voxels at least and nothing cuts it; their mean within 3 %."""
+    out = alone(radius_mm, b, int(3.4 * radius_mm) + 8)
+    ratio = (out.label == 2).flatten(1).sum(1).double() / (4 / 3 * math.pi * radius_mm**3)
+    told(f"volume, realised over requested, radius {radius_mm:g} mm: the lowest", b, ratio.min().item(), "≥ 0.85")
+    told(f"volume, realised over requested, radius {radius_mm:g} mm: the highest", b, ratio.max().item(), "≤ 1.15")
+    assert (ratio - 1).abs().max() < 0.15
+    assert abs(ratio.mean().item() - 1) < 0.03
+
+
+@pytest.mark.parametrize(("radius_mm", "least"), [(3.0, 0.7), (8.0, 0.85)])
+def test_small_lesions_do_not_fade(radius_mm, least, told):
+    """Mean occupancy inside the label, 1 mm grid: of each lesion, of 60 with every kind's edge."""
+    out = alone(radius_mm, 60, int(3.4 * radius_mm) + 8)
+    inside = (out.label == 2).double()
+    share = (out.occupancy * inside).flatten(1).sum(1) / inside.flatten(1).sum(1)
+    told(f"occupancy inside the label, radius {radius_mm:g} mm: the lowest", 60, share.min().item(), f"≥ {least:g}")
+    assert share.min() >= least
+
+
+def test_noise_inside_lesions_has_the_scans_spectrum(told):
     """104 lesions of 12 mm in correlated noise of 12 HU, with mass effect: power in three bands within 15 % of before.
 
     What the same plan makes of a scan without noise is the lesion's own structure, and is taken off.
@@ -48,12 +81,14 @@ def test_noise_inside_lesions_has_the_scans_spectrum():
     cube = (slice(None), 0, *(slice(14, 26),) * 3)
     assert (out.label[cube] == 2).double().mean() > 0.99
     before, after = (sum(bands(x) for x in y[cube].double().numpy()) for y in (image, out.image - structure.image))
+    for band, ratio in zip(("¼–½", "½–¾", "¾–1"), after / before, strict=True):
+        told(f"noise power inside lesions over before, {band} of Nyquist", 104, ratio, "0.85 to 1.15")
     assert np.abs(after / before - 1).max() < 0.15, after / before
 
 
 @pytest.mark.real_ct
 @pytest.mark.parametrize("name", CASES)
-def test_contrast_to_noise_floor_holds_in_every_ct(name):
+def test_contrast_to_noise_floor_holds_in_every_ct(name, told):
     """12 lesions a CT, floor of 2: what was added to a lesion's body is at least twice the scan's noise, where nothing else was added."""
     image, label = case(name)
     synth = TumorSynthesizer(
@@ -62,18 +97,19 @@ def test_contrast_to_noise_floor_holds_in_every_ct(name):
     plan = synth.plan(image, label, SPACING_MM, torch.arange(1))
     out = synth.render(image, label, plan)
     noise = plan.noise_hu.item()
-    asked = {record["lesion"]: record for record in plan.to_records() if record["kind"] in ("hypodense", "hyperdense", "cyst")}
-    assert len(asked) >= 4
-    for number, record in asked.items():
+    asked = [record["lesion"] for record in plan.to_records() if record["kind"] in ("hypodense", "hyperdense", "cyst")]
+    ratios = []
+    for number in asked:
         inside = ndimage.binary_erosion((out.instances[0, 0] == number).numpy(), iterations=2)
-        if inside.sum() < 20:
-            continue
-        added = (out.image - image)[0, 0].numpy()[inside].mean()
-        assert abs(added) >= 0.85 * 2.0 * noise, (record["kind"], added, noise)  # its texture's mean is not zero in a small lesion
+        if inside.sum() >= 20:
+            ratios.append(abs((out.image - image)[0, 0].numpy()[inside].mean()) / noise)
+    told(f"contrast to noise in {name}, the lowest of bodies with a floor of 2", len(ratios), min(ratios), "≥ 1.7")
+    assert len(ratios) >= 3
+    assert min(ratios) >= 0.85 * 2.0  # a texture's mean is not zero in a small lesion
 
 
 @pytest.mark.real_ct
-def test_lesions_keep_clear_of_the_vessels_of_a_contrast_ct():
+def test_lesions_keep_clear_of_the_vessels_of_a_contrast_ct(told):
     """Some 100 lesions of 5 to 10 mm in the portal-venous CT: those that touch a vessel, before and after avoidance."""
     image, label = case("chaos_ctset3")
     vessel = tissue(image[:, 0], label[:, 0], 1, SPACING_MM).vessel[0].numpy() > 0
@@ -95,17 +131,72 @@ def test_lesions_keep_clear_of_the_vessels_of_a_contrast_ct():
         ]
         found = [(n == lesion) for n in numbers for lesion in np.unique(n[n > 0])]
         touching[avoid], lesions[avoid] = np.mean([vessel[mask].any() for mask in found]), len(found)
+    for avoid, when in ((False, "before"), (True, "after")):
+        told(f"share of lesions that touch a vessel, {when} avoidance", lesions[avoid], touching[avoid], "≤ ¼ of before" if avoid else "")
     assert min(lesions.values()) >= 90
     assert touching[False] > 0.5
     assert touching[True] < 0.25 * touching[False], touching
 
 
-def test_lesions_do_not_merge():
-    """60 samples, some 180 lesions: no voxel of one lesion has a voxel of another for a neighbour."""
-    image, label = torch.full((60, 1, 36, 36, 36), 100.0), torch.ones(60, 1, 36, 36, 36, dtype=torch.uint8)
-    synth = TumorSynthesizer("liver", prob=1.0, mass_effect=(0.0, 0.0), size_prob=(0.5, 0.5, 0.0, 0.0))
-    plan = synth.plan(image, label, (1.0, 1.0, 1.0), torch.arange(60))
-    assert plan.active.sum() > 150
+def test_lesions_do_not_merge(told):
+    """60 samples, some 250 lesions with satellites and clusters: no voxel of one lesion has a voxel of another for a neighbour."""
+    image, label = torch.full((60, 1, 44, 44, 44), 100.0), torch.ones(60, 1, 44, 44, 44, dtype=torch.uint8)
+    synth = TumorSynthesizer(
+        "liver", prob=1.0, mass_effect=(0.0, 0.0), bulge=(0.0, 0.0), cirrhosis_prob=0.0, cluster_prob=0.5, satellite_prob=1.0,
+        size_prob=(0.5, 0.3, 0.2, 0.0),
+    )  # fmt: skip
+    plan = synth.plan(image, label, ONE_MM, torch.arange(60))
+    lesions = int(plan.active.sum())
+    merged = 0
     for number in synth.render(image, label, plan).instances[:, 0].numpy():
-        _, parts = ndimage.label(number > 0, np.ones((3, 3, 3)))
-        assert parts >= len(np.unique(number)) - 1
+        parts, _ = ndimage.label(number > 0, np.ones((3, 3, 3)))
+        merged += sum(len(set(number[parts == part].tolist())) > 1 for part in range(1, parts.max() + 1))
+    told("lesions that merge", lesions, merged, "0")
+    assert lesions > 200
+    assert merged == 0
+
+
+@pytest.mark.parametrize(("bin_", "n"), [((0.0, 0.0, 1.0, 0.0), 64), ((0.0, 0.0, 0.0, 1.0), 96)], ids=["10-20", "20-44"])
+def test_satellites_lie_within_20_mm(bin_, n, told):
+    """Some 80 satellites of lesions of 10 to 20 and of 20 to 44 mm: from surface to surface, on a 1.5 mm grid."""
+    image, label = torch.full((24, 1, n, n, n), 100.0), torch.ones(24, 1, n, n, n, dtype=torch.uint8)
+    synth = TumorSynthesizer(
+        "liver", prob=1.0, mass_effect=(0.0, 0.0), bulge=(0.0, 0.0), cirrhosis_prob=0.0, count=(1, 1), size_prob=bin_,
+        satellite_prob=1.0,
+    )  # fmt: skip
+    plan = synth.plan(image, label, SPACING_MM, torch.arange(24))
+    numbers, gaps = synth.render(image, label, plan).instances[:, 0].numpy(), []
+    for record in plan.to_records():
+        if record["near"]:
+            number = numbers[record["uid"]]
+            away = ndimage.distance_transform_edt(number != record["near"], SPACING_MM)
+            gaps.append(away[number == record["lesion"]].min(initial=np.inf))
+    gaps = np.array(gaps)[np.isfinite(gaps)]
+    sizes = "10 to 20 mm" if bin_[2] else "20 to 44 mm"
+    told(f"satellites of lesions of {sizes}, mm from them: the nearest", len(gaps), gaps.min(), "> 0")
+    told(f"satellites of lesions of {sizes}, mm from them: the farthest", len(gaps), gaps.max(), "≤ 20")
+    assert len(gaps) >= 50
+    assert 0 < gaps.min() <= gaps.max() <= 20
+
+
+def test_the_mass_effect_folds_nothing(told):
+    """60 plans with bulges, every lesion at the surface or not: least Jacobian determinant of the map, by differences of a voxel."""
+    image, label = torch.full((60, 1, 40, 40, 40), 100.0), torch.ones(60, 1, 40, 40, 40, dtype=torch.uint8)
+    label[:, :, :12] = 0
+    synth = TumorSynthesizer("liver", prob=1.0, count=(2, 6), bulge=(60.0, 60.0), size_prob=(0.2, 0.4, 0.4, 0.0))
+    plan = synth.plan(image, label, ONE_MM, torch.arange(60))
+    push_mm, push = plan.lesion[..., Trait.PUSH_MM], plan.lesion[..., Trait.PUSH]
+    table = lesion_table(plan.centre_vox, push_mm, push, plan.active, ONE_MM).double()
+    at = torch.stack(torch.meshgrid(*[torch.arange(0.0, 40.0, 1.0, dtype=torch.float64)] * 3, indexing="ij"), -1)
+    least = []
+    for rows in table:
+        moved = at.clone()
+        for *centre, per_mm, strength, _ in rows.tolist():
+            away = at - torch.tensor(centre, dtype=torch.float64)
+            left = (1.0 - away.norm(dim=-1, keepdim=True) * per_mm).clamp_min(0.0)
+            moved -= strength * left**2 * away
+        gradient = torch.stack(torch.gradient(moved, spacing=1.0, dim=(0, 1, 2)), -1)
+        least.append(torch.linalg.det(gradient).min().item())
+    told("Jacobian determinant of mass effect and bulge, the least", int(plan.active.sum()), min(least), "> 0")
+    assert (plan.lesion[..., Trait.PUSH_MM] > plan.lesion[..., Trait.RADIUS])[plan.active].float().mean() > 0.3  # bulges
+    assert min(least) > 0
