@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from traceback import walk_tb
 from types import TracebackType
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from gpu_synth import __version__
 
@@ -25,8 +25,8 @@ def prepare(arguments: Sequence[str]) -> int:
 
 
 def preview(arguments: Sequence[str]) -> int:
-    """Before and after of one scan, as PNG."""
-    from gpu_synth.preview import preview_files as run
+    """Pictures of what is synthesised: before and after, a gallery, presets side by side."""
+    from gpu_synth.preview_files import preview_files as run
 
     return int(_call(run, arguments, "preview") or 0)
 
@@ -108,16 +108,20 @@ def _call(run: Callable[..., Any], arguments: Sequence[str], name: str) -> Any:
     """Let jsonargparse make options of a function's parameters and help of its docstring."""
     from jsonargparse import auto_cli
 
-    return auto_cli(run, args=_with_brackets(run, arguments), prog=f"gpu-synth {name}", as_positional=False)
+    return auto_cli(run, args=_as_options(run, arguments), prog=f"gpu-synth {name}", as_positional=False)
 
 
-def _with_brackets(run: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
-    """Let several values be given as 1,1,1 where jsonargparse asks for [1,1,1]."""
-    several = [f"--{name}" for name, hint in get_type_hints(run).items() if get_origin(hint) is tuple]
+def _as_options(run: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
+    """Let several values be given as 1,1,1 where jsonargparse asks for [1,1,1], and a switch without its "true"."""
+    hints = {f"--{name}": hint for name, hint in get_type_hints(run).items()}
+    several = [option for option, hint in hints.items() if any(get_origin(part) is tuple for part in (hint, *get_args(hint)))]
     out = list(arguments)
     for n, argument in enumerate(out):
         option, equals, value = argument.partition("=")
-        if option not in several or (not equals and n + 1 == len(out)):
+        last = n + 1 == len(out)
+        if hints.get(argument) is bool and (last or out[n + 1].startswith("--")):
+            out[n] = f"{argument}=true"
+        if option not in several or (not equals and last):
             continue
         at, value = (n, value) if equals else (n + 1, out[n + 1])
         if value[:1] not in ("[", "("):

@@ -1,9 +1,10 @@
 """Pictures: what was synthesised, and where. Slices as a radiologist sees them: patient's right on the left, anterior up."""
 
+import math
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any
+from textwrap import wrap
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +16,33 @@ from scipy import ndimage
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.conform import prepare_ct, prepare_label
 from gpu_synth.files import whole_file
-from gpu_synth.sources import Source
+from gpu_synth.render import Render
 
 ABDOMEN_HU = (-160.0, 240.0)
 TUMOR_HU = (-21.0, 189.0)
 CORONAL, AXIAL = 1, 2
 CROP_MARGIN_MM = 20.0
+APART_MM = 8.0  # between the slices shown
+DPI = 110
+TITLE_WIDTH = 46  # letters over a column
 ORGAN_COLOUR, TUMOR_COLOUR, PREDICTED_COLOUR = "#4fc3f7", "#ffb300", "#ef5350"
+
+
+class Column(NamedTuple):
+    """What a column of slices shows.
+
+    Attributes:
+        title: What stands above it.
+        volume: HU.
+        outlines: Masks, and colour and width of their contours.
+        colour: Of the title.
+    """
+
+    title: str
+    volume: NDArray[Any]
+    outlines: Sequence[tuple[NDArray[np.bool_], str, float]] = ()
+    colour: str = "white"
 
 
 def slices_figure(
@@ -54,27 +73,54 @@ def slices_figure(
         title: What stands above all.
     """
     tumor, organ = (label == tumor_label).cpu().numpy(), (label > 0).cpu().numpy()
-    found = None if predicted is None else (predicted == tumor_label).cpu().numpy()
-    box = _crop(organ, spacing_mm)
-    rows = [(AXIAL, k) for k in _slices(tumor if tumor.any() else organ, spacing_mm, slices)]
+    shown = tumor if tumor.any() else organ
+    rows = [(AXIAL, k) for k in _slices(shown, spacing_mm, slices)]
     if coronal:
-        rows.append((CORONAL, _coronal(tumor if tumor.any() else organ)))
-    names = ("healthy", "with synthetic tumours", "tumours" if found is None else "tumours, and those found")
-    extents = [_extent_mm(box, spacing_mm, axis) for axis, _ in rows]
+        rows.append((CORONAL, fullest(shown, CORONAL)))
+    outlines = [(organ, ORGAN_COLOUR, 0.6), (tumor, TUMOR_COLOUR, 1.2)]
+    if predicted is not None:
+        outlines.append(((predicted == tumor_label).cpu().numpy(), PREDICTED_COLOUR, 1.2))
+    before, after = (volume.float().cpu().numpy() for volume in (before_hu, after_hu))
+    columns = (
+        Column("healthy", before),
+        Column("with synthetic tumours", after),
+        Column("tumours" if predicted is None else "tumours, and those found", after, outlines),
+    )
+    return columns_figure(columns, rows, organ_box(organ, spacing_mm), spacing_mm, window_hu, title)
+
+
+def columns_figure(
+    columns: Sequence[Column],
+    rows: Sequence[tuple[int, int]],
+    box: tuple[slice, ...],
+    spacing_mm: Sequence[float],
+    window_hu: tuple[float, float],
+    title: str,
+) -> Figure:
+    """Draw the same slices of several volumes, side by side.
+
+    Args:
+        columns: What to draw.
+        rows: Axis that each slice lies across, and where on it.
+        box: Part of the volumes that is shown.
+        spacing_mm: Along i, j, k.
+        window_hu: HU shown as black and as white.
+        title: What stands above all.
+    """
+    extents = [extent_of(box, spacing_mm, axis) for axis, _ in rows]
     heights = [3.2 * height / width for width, height in extents]
-    figure = Figure(figsize=(9.6, sum(heights) + 0.5), dpi=110, layout="constrained", facecolor="black")
+    figure = Figure(figsize=(3.2 * len(columns), sum(heights) + 0.5), dpi=DPI, layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), 3, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for row, (axis, at), extent in zip(axes, rows, extents, strict=True):
-        for panel, volume in zip(row, (before_hu, after_hu, after_hu), strict=True):
-            _show(panel, _plane(volume.float().cpu().numpy(), box, axis, at), extent, window_hu)
-        for mask, colour, width in ((organ, ORGAN_COLOUR, 0.6), (tumor, TUMOR_COLOUR, 1.2), (found, PREDICTED_COLOUR, 1.2)):
-            if mask is not None:
-                _contour(row[2], _plane(mask, box, axis, at), extent, colour, width)
-        row[0].text(0.02, 0.03, f"{'k' if axis == AXIAL else 'j'} = {at}", transform=row[0].transAxes, color="white", fontsize=7)
-    for panel, name in zip(axes[0], names, strict=True):
-        panel.set_title(name, color="white", fontsize=9)
-    _scale_bar(axes[-1][0], extents[-1])
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
+    for panels, (axis, at), extent in zip(axes, rows, extents, strict=True):
+        for panel, column in zip(panels, columns, strict=True):
+            show(panel, _plane(column.volume, box, axis, at), extent, window_hu)
+            for mask, colour, width in column.outlines:
+                contour(panel, _plane(mask, box, axis, at), extent, colour, width)
+        panels[0].text(0.02, 0.03, f"{'k' if axis == AXIAL else 'j'} = {at}", transform=panels[0].transAxes, color="white", fontsize=7)
+    for panel, column in zip(axes[0], columns, strict=True):
+        panel.set_title("\n".join(wrap(column.title, TITLE_WIDTH)), color=column.colour, fontsize=9)
+    scale_bar(axes[-1][0], extents[-1])
     figure.suptitle(title, color="white", fontsize=9)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # each drawing would move everything by a little
@@ -101,54 +147,21 @@ def preview(
     """
     plan = synthesizer.plan(image_hu, label, spacing_mm, uid=torch.tensor([uid], device=image_hu.device))
     out = synthesizer.render(image_hu, label, plan)
-    lesions = [f"{2 * record['equivalent_radius_mm']:.0f}" for record in out.records()]
-    title = f"uid {uid}: " + (f"{len(lesions)} lesions, equivalent diameters {', '.join(lesions)} mm" if lesions else "no lesion")
+    title = f"uid {uid}: {lesions_in_words(out)}"
     before, after, labels = (x[0, 0].cpu() for x in (image_hu.float(), out.image.float(), out.label))
     return slices_figure(
         before, after, labels, spacing_mm, slices=2, coronal=True, window_hu=window_hu, tumor_label=synthesizer.tumor_label, title=title
     )
 
 
-def preview_files(
-    *,
-    image: str,
-    label: str,
-    out: str,
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    organ_labels: tuple[int, ...] = (1,),
-    uid: int = 0,
-    seed: int = 0,
-    preset: str = "liver-hu2022",
-    overrides: dict[str, Any] | None = None,
-    window_hu: tuple[float, float] = ABDOMEN_HU,
-) -> None:
-    """Draw one scan before and after synthesis.
-
-    Args:
-        image: CT, NIfTI.
-        label: Mask of its organ, NIfTI.
-        out: PNG file to write; its folder is made.
-        spacing_mm: Spacing to work on, along right, anterior, superior.
-        organ_labels: Values of the mask that are the organ.
-        uid: Which sample; another number, other tumours.
-        seed: Key of all randomness.
-        preset: What the tumours are drawn from.
-        overrides: Fields of the preset and their new values.
-        window_hu: HU shown as black and as white.
-
-    Raises:
-        ValueError: A file cannot be used, or an argument is out of range.
-    """
-    synthesizer = TumorSynthesizer(preset, prob=1.0, seed=seed, scope="volume", **(overrides or {}))
-    if Path(out).is_dir():
-        raise ValueError(f"out must be a file to write, got the folder {out}; name the file: {Path(out) / 'preview.png'}")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    source = Source(Path(image).name, Path(image), Path(label))
-    scan, _ = prepare_ct(source.image, spacing_mm)
-    mask, _ = prepare_label(source, scan, organ_labels, ())
-    image_hu, labels = (torch.from_numpy(np.ascontiguousarray(x))[None, None] for x in (scan.data.astype(np.float32), mask.data))
-    save_png(preview(image_hu, labels, synthesizer, spacing_mm, uid, window_hu), out)
-    print(f"wrote {out}")
+def lesions_in_words(out: Render) -> str:
+    """How many lesions a render of one scan holds, and their equivalent diameters, the largest first. Reads the device."""
+    voxels = out.instances.flatten().bincount()[1:].double()
+    volume_mm3 = voxels[voxels > 0] * math.prod(out.plan.spacing_mm[0])
+    diameters_mm = [f"{mm:.0f}" for mm in (6 / math.pi * volume_mm3).pow(1 / 3).sort(descending=True).values.tolist()]
+    if len(diameters_mm) < 2:
+        return f"1 lesion, equivalent diameter {diameters_mm[0]} mm" if diameters_mm else "no lesion"
+    return f"{len(diameters_mm)} lesions, equivalent diameters {', '.join(diameters_mm)} mm"
 
 
 def save_png(figure: Figure, path: str | PathLike[str]) -> None:
@@ -164,36 +177,40 @@ def to_rgb(figure: Figure) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
 
 
-def _crop(organ: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+def organ_box(organ: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: float = CROP_MARGIN_MM) -> tuple[slice, ...]:
     """The organ's box with a margin; everything, where there is no organ."""
     parts = []
     for axis, n in enumerate(organ.shape):
         at = np.flatnonzero(organ.any(axis=tuple({0, 1, 2} - {axis})))
-        margin = round(CROP_MARGIN_MM / spacing_mm[axis])
+        margin = round(margin_mm / spacing_mm[axis])
         parts.append(slice(max(0, int(at[0]) - margin), min(n, int(at[-1]) + 1 + margin)) if len(at) else slice(0, n))
     return tuple(parts)
 
 
-def _slices(mask: NDArray[np.bool_], spacing_mm: Sequence[float], most: int) -> list[int]:
-    """Axial slices, at least 8 mm apart, in order: each the fullest of the largest connected parts not yet cut; then the fullest."""
+def parts_areas(mask: NDArray[np.bool_], most: int) -> list[NDArray[np.int64]]:
+    """For each of the largest connected parts, the largest first: how many voxels each axial slice has of it."""
     parts = ndimage.label(mask, np.ones((3, 3, 3)))[0]
     sizes = np.bincount(parts.ravel())[1:]
-    areas = [(parts == part + 1).sum(axis=(0, 1)) for part in np.argsort(-sizes, kind="stable")[:most]]
+    return [(parts == part + 1).sum(axis=(0, 1)) for part in np.argsort(-sizes, kind="stable")[:most]]
+
+
+def _slices(mask: NDArray[np.bool_], spacing_mm: Sequence[float], most: int) -> list[int]:
+    """Axial slices, well apart, in order: each the fullest of the largest connected parts not yet cut; then the fullest."""
     area = mask.sum(axis=(0, 1))
-    apart, chosen = max(1, round(8.0 / spacing_mm[2])), list[int]()
-    for k in [*(int(part.argmax()) for part in areas), *np.argsort(-area, kind="stable").tolist()]:
+    apart, chosen = max(1, round(APART_MM / spacing_mm[AXIAL])), list[int]()
+    for k in [*(int(part.argmax()) for part in parts_areas(mask, most)), *np.argsort(-area, kind="stable").tolist()]:
         if len(chosen) < most and all(abs(k - other) >= apart for other in chosen) and (area[k] > 0 or not chosen):
             chosen.append(k)
     return sorted(chosen)
 
 
-def _coronal(mask: NDArray[np.bool_]) -> int:
-    """The coronal slice that shows most."""
-    return int(mask.sum(axis=(0, 2)).argmax())
+def fullest(mask: NDArray[np.bool_], axis: int) -> int:
+    """The slice across an axis that shows most."""
+    return int(mask.sum(axis=tuple({0, 1, 2} - {axis})).argmax())
 
 
-def _extent_mm(box: tuple[slice, ...], spacing_mm: Sequence[float], axis: int) -> tuple[float, float]:
-    """Width and height of a plane across an axis."""
+def extent_of(box: tuple[slice, ...], spacing_mm: Sequence[float], axis: int) -> tuple[float, float]:
+    """Width and height in millimetres of a plane across an axis."""
     width, height = ((part.stop - part.start) * spacing for n, (part, spacing) in enumerate(zip(box, spacing_mm, strict=True)) if n != axis)
     return width, height
 
@@ -203,7 +220,7 @@ def _plane(volume: NDArray[Any], box: tuple[slice, ...], axis: int, at: int) -> 
     return volume[tuple(at if n == axis else part for n, part in enumerate(box))]
 
 
-def _show(panel: Any, plane: NDArray[Any], extent_mm: tuple[float, float], window_hu: tuple[float, float]) -> None:
+def show(panel: Any, plane: NDArray[Any], extent_mm: tuple[float, float], window_hu: tuple[float, float]) -> None:
     """A plane in millimetres, the patient's right on the left, anterior or head up."""
     (width, height), (low, high) = extent_mm, window_hu
     panel.imshow(
@@ -213,13 +230,14 @@ def _show(panel: Any, plane: NDArray[Any], extent_mm: tuple[float, float], windo
     panel.axis("off")
 
 
-def _contour(panel: Any, mask: NDArray[np.bool_], extent_mm: tuple[float, float], colour: str, width: float) -> None:
+def contour(panel: Any, mask: NDArray[np.bool_], extent_mm: tuple[float, float], colour: str, width: float) -> None:
+    """The edge of a mask, where it has one in this plane."""
     if mask.any() and not mask.all() and min(mask.shape) > 1:
         across, up = ((np.arange(n) + 0.5) * extent / n for n, extent in zip(mask.shape, extent_mm, strict=True))
         panel.contour(across, up, mask.T.astype(float), levels=[0.5], colors=[colour], linewidths=width)
 
 
-def _scale_bar(panel: Any, extent_mm: tuple[float, float]) -> None:
+def scale_bar(panel: Any, extent_mm: tuple[float, float]) -> None:
     """50 mm, or 10 where that is too long."""
     length = 50.0 if extent_mm[0] > 120 else 10.0
     right, low = 0.05 * extent_mm[0], 0.06 * extent_mm[1]

@@ -8,7 +8,8 @@ from matplotlib.image import imread
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.phantom import phantom
-from gpu_synth.preview import preview, preview_files, save_png, slices_figure, to_rgb
+from gpu_synth.preview import preview, save_png, slices_figure, to_rgb
+from gpu_synth.preview_files import preview_files
 
 SHAPE, SPACING_MM = (60, 50, 30), (2.0, 2.0, 5.0)
 
