@@ -165,7 +165,15 @@ def _traits(device: torch.device, setting: Setting) -> Case:
 def _sites(device: torch.device, setting: Setting) -> Case:
     _, label, drawn = _lesion_case(device, setting)
     maps, wanted = sites.Maps(label, torch.zeros_like(label)), sites.Wanted(drawn.lesion, drawn.active)
-    rest = (LIVER.apart_mm, SPACING_MM, ORGAN, TUMOUR, SEED, _uids(device, setting), _backend(setting))
+    rest = (
+        sites.Rule(LIVER.apart_mm, LIVER.avoid_vessels_to_mm, LIVER.inside_share),
+        SPACING_MM,
+        ORGAN,
+        TUMOUR,
+        SEED,
+        _uids(device, setting),
+        _backend(setting),
+    )
     return Case(lambda: sites.sites(maps, wanted, *rest), (*maps[:2], *wanted[:2]))
 
 

@@ -21,6 +21,8 @@ def records_of(render: "Render") -> list[dict[str, Any]]:
     for sample, uid in enumerate(render.plan.uid.tolist()):
         for record in _of_sample(render, sample):
             known = asked[uid, record["lesion"]]
+            if "noise_hu" in known:  # as the plan's whole had it, of which this may be a crop
+                record["contrast_to_noise"] = abs(record["mean_drop_hu"]) / max(known["noise_hu"], 1e-6)
             record |= {name: known[name] for name in ("kind", "near") if name in known}
             out.append({"uid": uid, **record})
     return out

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.lesion import paint_
-from gpu_synth.kernels.sites import Maps, Wanted, sites
+from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.kernels.traits import traits
 from gpu_synth.kernels.warp import warp
@@ -65,7 +65,14 @@ def _sample(
         drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, *measured, backend)
     lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights())
     found = sites(
-        maps, Wanted(lesion, drawn.active, wishes.given_vox(uid.device)), preset.apart_mm, spacing[0], *labels, synth.seed, uid, backend
+        maps,
+        Wanted(lesion, drawn.active, wishes.given_vox(uid.device)),
+        Rule(preset.apart_mm, preset.avoid_vessels_to_mm, preset.inside_share),
+        spacing[0],
+        *labels,
+        synth.seed,
+        uid,
+        backend,
     )
     bulges = found.at_surface & (lesion[..., Trait.BULGE] > 0)
     push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]

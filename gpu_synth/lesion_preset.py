@@ -36,6 +36,7 @@ class LesionKind:
         edge: Factor on the width of the edge.
         capsule_hu: HU of a bright rim on its surface.
         capsule_mm: Half the width of that rim (standard deviation).
+        outline: Factor on irregularity, lobulation and spiculation: 0 is an ellipsoid.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LesionKind:
     edge: float = 1.0
     capsule_hu: Range = (0.0, 0.0)
     capsule_mm: float = 0.8
+    outline: float = 1.0
 
     def row(self) -> dict[Kind, Sequence[float]]:
         """Its columns in the kernels' table."""
@@ -71,6 +73,7 @@ class LesionKind:
             Kind.OFFSET_HU: (self.offset_hu,),
             Kind.CAPSULE_HU: self.capsule_hu,
             Kind.CAPSULE_MM: (self.capsule_mm,),
+            Kind.OUTLINE: (self.outline,),
         }
 
 
@@ -92,7 +95,7 @@ class LesionPreset:
         texture_mm: Wavelength of textures.
         edge_share: Width of the edge (standard deviation), a share of the radius.
         edge_mm: Least and most of it.
-        cnr_floor: Least contrast of a body, in standard deviations of the scan's noise.
+        cnr_floor: Least contrast of a lesion, its rim and core counted in, in standard deviations of the scan's noise.
         least_organ_hu: Organs of fewer HU get contrasts as if of these.
         mass_effect: Strength with which a lesion pushes the tissue around it outward, percent; 0 is none.
         bulge: The same for lesions that reach the organ's surface, where it is more: the surface bulges over them.
@@ -100,6 +103,8 @@ class LesionPreset:
         halo_mm: How far it fades.
         apart_mm: Distance between lesions; below −1000 they may merge.
         avoid_vessels: Whether lesions keep away from vessels, in scans that show them.
+        avoid_vessels_to_mm: Radius up to which they do; larger ones lie anywhere, encase vessels, and push those around them away.
+        inside_share: Least share of the ball that a lesion reaches that lies in the organ.
         cluster_prob: Probability that a scan's lesions lie near the first of them.
         cluster_mm: How near: from its ball to their centres.
         satellite_prob: Probability that the largest lesion of a scan has satellites, small lesions of its kind.
@@ -135,6 +140,8 @@ class LesionPreset:
     halo_mm: Range
     apart_mm: float
     avoid_vessels: bool
+    avoid_vessels_to_mm: float
+    inside_share: float
     cluster_prob: float
     cluster_mm: float
     satellite_prob: float
@@ -180,7 +187,7 @@ _RANGES = (
     *("count", "satellites", "axis_ratio", "irregularity", "lobulation", "spiculation", "texture_mm", "edge_mm", "mass_effect", "bulge"),
     *("halo_mm", "satellite_radius_mm", "surface_mm", "nodule_hu"),
 )
-_PROBS = ("cluster_prob", "satellite_prob", "cirrhosis_prob")
+_PROBS = ("inside_share", "cluster_prob", "satellite_prob", "cirrhosis_prob")
 _LENGTHS = (
     "edge_share",
     "cnr_floor",
@@ -190,6 +197,7 @@ _LENGTHS = (
     "satellite_from_mm",
     "satellite_mm",
     "curriculum_samples",
+    "avoid_vessels_to_mm",
     *_PROBS,
 )
 _SWITCHES = ("avoid_vessels", "growth")
@@ -259,6 +267,8 @@ def _check_kinds(preset: LesionPreset) -> None:
                 raise ValueError(f"{what} must be a finite number, got {value!r}")
         if kind.edge <= 0 or kind.capsule_mm <= 0:
             raise ValueError(f"edge and capsule_mm of kind {kind.name!r} must be above 0, got {kind.edge} and {kind.capsule_mm}")
+        if kind.outline < 0:
+            raise ValueError(f"outline of kind {kind.name!r} must be 0 or above, got {kind.outline}")
         if not 0 <= kind.speck_share < 1:
             raise ValueError(f"speck_share of kind {kind.name!r} must lie in [0, 1), got {kind.speck_share}")
 

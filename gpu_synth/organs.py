@@ -18,7 +18,9 @@ from gpu_synth.lesion_preset import LesionKind, LesionPreset
 # take the lower half, on the kind that has one. Halo: none, as enhancement around a lesion is seen in few phases.
 # Kinds, our choice: mostly hypodense, as metastases and cholangiocarcinomas in the portal-venous phase; hyperdense as hypervascular
 # metastases; rims as in target lesions; cysts near water; necrosis and specks of calcium as after treatment; a capsule as hepatocellular
-# carcinoma has it.
+# carcinoma has it. Vessels: lesions are drawn again where they reach one (Hu et al. 2023); above 8 mm, our choice, hardly any place in
+# a contrast-enhanced liver is free of them, and tumours of that size encase and push them. Inside share: our choice, so that lesions
+# bulge the surface rather than being cut off by it; pancreas and kidney are thinner than their tumours, so that it is less.
 LIVER = LesionPreset(
     name="liver",
     count=(1, 6),
@@ -41,6 +43,8 @@ LIVER = LesionPreset(
     halo_mm=(3.0, 8.0),
     apart_mm=2.0,
     avoid_vessels=True,
+    avoid_vessels_to_mm=8.0,
+    inside_share=0.65,
     cluster_prob=0.1,
     cluster_mm=15.0,
     satellite_prob=0.3,
@@ -56,9 +60,9 @@ LIVER = LesionPreset(
         LesionKind("hypodense", 0.48, body=(-0.55, -0.20), texture=(0.05, 0.25)),
         LesionKind("hyperdense", 0.10, body=(0.15, 0.45)),
         LesionKind("target", 0.12, body=(-0.50, -0.25), rim=(0.20, 0.50)),
-        LesionKind("cyst", 0.10, body=(0.0, 18.0), target=True, texture=(0.0, 0.02), edge=0.6),
+        LesionKind("cyst", 0.10, body=(0.0, 18.0), target=True, texture=(0.0, 0.02), edge=0.6, outline=0.3),
         LesionKind("necrotic", 0.08, body=(-0.30, -0.15), core=(-0.50, -0.30), core_share=(0.45, 0.75), texture=(0.10, 0.25)),
-        LesionKind("calcified", 0.06, body=(-0.45, -0.20), speck_hu=(120.0, 400.0), speck_share=0.03),
+        LesionKind("calcified", 0.06, body=(-0.45, -0.20), speck_hu=(120.0, 400.0), speck_share=0.08),
         LesionKind("encapsulated", 0.06, body=(-0.35, -0.12), capsule_hu=(25.0, 70.0), texture=(0.10, 0.25)),
     ),
 )
@@ -83,12 +87,13 @@ PANCREAS = replace(
     edge_share=0.18,
     mass_effect=(0.0, 20.0),
     bulge=(30.0, 60.0),
+    inside_share=0.4,
     cluster_prob=0.0,
     satellite_prob=0.0,
     cirrhosis_prob=0.0,
     kinds=(
         LesionKind("adenocarcinoma", 0.60, body=(-0.25, -0.17), offset_hu=-41.0, texture=(0.05, 0.20)),
-        LesionKind("cyst", 0.28, body=(-0.28, -0.20), offset_hu=-3.7, texture=(0.0, 0.05), edge=0.6),
+        LesionKind("cyst", 0.28, body=(-0.28, -0.20), offset_hu=-3.7, texture=(0.0, 0.05), edge=0.6, outline=0.4),
         LesionKind("neuroendocrine", 0.12, body=(0.15, 0.40), texture=(0.05, 0.20)),
     ),
 )
@@ -105,11 +110,12 @@ KIDNEY = replace(
     size_prob_start=(0.3, 0.3, 0.3, 0.1),
     mass_effect=(20.0, 40.0),
     avoid_vessels=False,
+    inside_share=0.4,
     cluster_prob=0.0,
     satellite_prob=0.0,
     cirrhosis_prob=0.0,
     kinds=(
-        LesionKind("cyst", 0.40, body=(-9.0, 20.0), target=True, texture=(0.0, 0.02), edge=0.6),
+        LesionKind("cyst", 0.40, body=(-9.0, 20.0), target=True, texture=(0.0, 0.02), edge=0.6, outline=0.3),
         LesionKind("clear-cell", 0.30, body=(-0.35, -0.10), core=(-0.35, -0.10), core_share=(0.3, 0.7), texture=(0.15, 0.35)),
         LesionKind("papillary", 0.15, body=(-0.60, -0.40), texture=(0.02, 0.10), capsule_hu=(0.0, 30.0)),
         LesionKind("angiomyolipoma", 0.10, body=(-80.0, -20.0), target=True, texture=(0.10, 0.30)),

@@ -56,7 +56,8 @@ class Kind(IntEnum):
     OFFSET_HU = 16  # added to the body
     CAPSULE_HU = 17
     CAPSULE_MM = 19
-    COLUMNS = 20
+    OUTLINE = 20  # factor on the outline's bumps, lobes and spikes
+    COLUMNS = 21
 
 
 @unique

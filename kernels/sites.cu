@@ -4,8 +4,9 @@
 #include "outline.cuh"
 
 constexpr int THREADS = 128;
-constexpr int CANDIDATES = 32, LOOKS = 256, SLOTS = 64;
-constexpr float LEAST_REACH = 0.8f;
+constexpr int CANDIDATES = 64, LOOKS = 256, SLOTS = 64;
+constexpr float DENT = 0.15f;
+enum { FREE, OUTSIDE, VESSEL };  // what a voxel is to a lesion
 
 // How far a lesion reaches from its centre.
 __device__ __forceinline__ float reach_mm(const float* row) { return fmaxf(row[AXES], fmaxf(row[AXES + 1], row[AXES + 2])) * row[REACH]; }
@@ -59,27 +60,33 @@ struct Scene {
     }
 
     // Voxel at one of the points spread over a lesion's ball.
-    __device__ long long look(long long sample, const float* at, float reach_mm, int which) const {
+    __device__ long long at_look(long long sample, const float* at, float reach_mm, int which) const {
         const float* offset = looks + 3 * which;
         return voxel(sample, at[0] + offset[0] * (reach_mm / mm_i), at[1] + offset[1] * (reach_mm / mm_j), at[2] + offset[2] * (reach_mm / mm_k));
     }
 
     __device__ bool in_organ(long long at) const { return at >= 0 && read_label(label, at, kind) == organ; }
+
+    // What is seen there: nothing, the outside of the organ, a vessel in it.
+    __device__ int look(long long sample, const float* at, float reach_mm, int which) const {
+        const long long voxel = at_look(sample, at, reach_mm, which);
+        return voxel < 0 ? FREE : !in_organ(voxel) ? OUTSIDE : vessel && vessel[voxel] ? VESSEL : FREE;
+    }
 };
 
 // Candidates of one slot of one sample a block: blocks (slots, samples). Which of them would reach a vessel, all threads find out.
 // Bytes: a line of labels and 256 looks a candidate.
 extern "C" __global__ void __launch_bounds__(THREADS)
 candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const unsigned char* where, const void* label, const unsigned char* vessel,
-                  const float* looks, const float* lesions, const long long* uids, unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k,
+                  const float* looks, const float* lesions, const long long* uids, unsigned long long seed, float avoid_to_mm, int most_outside, int kind, long long organ, int n_i, int n_j, int n_k,
                   float mm_i, float mm_j, float mm_k) {
     const Scene scene = {label, vessel, looks, organ, kind, n_i, n_j, n_k, mm_i, mm_j, mm_k};
     __shared__ float centre[CANDIDATES][3];
-    __shared__ int hit[CANDIDATES];
+    __shared__ int hit[CANDIDATES], outside[CANDIDATES];
     const int slot = blockIdx.x, slots = gridDim.x, thread = threadIdx.x;
     const long long sample = blockIdx.y, lines = (long long)n_i * n_j;
     const long long* end = ends + sample * lines;
-    const long long row = (sample * slots + slot) * CANDIDATES;
+    const long long first = (sample * slots + slot) * CANDIDATES;
     if (thread < CANDIDATES) {
         const Words words = philox(seed, (unsigned long long)uids[sample], SITE, slot, thread);
         const long long total = end[lines - 1], rank = to_integer(words.word[0], 0, total - 1);
@@ -99,18 +106,19 @@ candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const u
         centre[thread][0] = (float)(low / n_j) + (to_uniform(words.word[1]) - 0.5f);
         centre[thread][1] = (float)(low % n_j) + (to_uniform(words.word[2]) - 0.5f);
         centre[thread][2] = (float)k + (to_uniform(words.word[3]) - 0.5f);
-        hit[thread] = 0;
+        hit[thread] = outside[thread] = 0;
     }
     __syncthreads();
-    const float reach = reach_mm(lesions + (sample * slots + slot) * TRAITS);
-    for (int item = thread; vessel && item < CANDIDATES * LOOKS; item += THREADS) {
-        const long long at = scene.look(sample, centre[item / LOOKS], reach, item % LOOKS);
-        if (at >= 0 && vessel[at]) atomicOr(&hit[item / LOOKS], 1);
+    const float reach = reach_mm(lesions + (sample * slots + slot) * TRAITS), *row = lesions + (sample * slots + slot) * TRAITS;
+    for (int item = thread; item < CANDIDATES * LOOKS; item += THREADS) {
+        const int seen = scene.look(sample, centre[item / LOOKS], reach, item % LOOKS);
+        if (seen == VESSEL && row[RADIUS] <= avoid_to_mm) atomicOr(&hit[item / LOOKS], 1);
+        if (seen == OUTSIDE) atomicAdd(&outside[item / LOOKS], 1);
     }
     __syncthreads();
     if (thread >= CANDIDATES) return;
-    for (int axis = 0; axis < 3; ++axis) centre_vox[3 * (row + thread) + axis] = centre[thread][axis];
-    clear[row + thread] = !hit[thread];
+    for (int axis = 0; axis < 3; ++axis) centre_vox[3 * (first + thread) + axis] = centre[thread][axis];
+    clear[first + thread] = !hit[thread] && outside[thread] <= most_outside;
 }
 
 // One sample a block, one candidate a thread: slot after slot, the first candidate that keeps its distance from all lesions before it. For a
@@ -119,11 +127,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible, const float* centre_vox, const bool* clear, const bool* active,
               const float* given_vox, const long long* ends, const int* tumor_seen,
               float apart_mm, int slots, const void* label, const unsigned char* vessel, const float* looks, const float* lesions, const long long* uids,
-              unsigned long long seed, int kind, long long organ, int n_i, int n_j, int n_k, float mm_i, float mm_j, float mm_k) {
+              unsigned long long seed, float avoid_to_mm, int most_outside, int kind, long long organ, int n_i, int n_j, int n_k, float mm_i, float mm_j, float mm_k) {
     const Scene scene = {label, vessel, looks, organ, kind, n_i, n_j, n_k, mm_i, mm_j, mm_k};
     __shared__ float chosen[SLOTS][4];  // centre in voxels, and reach in mm; a reach below none is no lesion
     __shared__ float candidate[CANDIDATES][3];
-    __shared__ int first, beyond, hit[CANDIDATES];
+    __shared__ float4 waves[OUTLINE_WAVES];  // of the parent
+    __shared__ int first, beyond, hit[CANDIDATES], outside[CANDIDATES];
     const int thread = threadIdx.x;
     const long long sample = blockIdx.x, lines = (long long)n_i * n_j;
     const bool can = ends[sample * lines + lines - 1] > 0 && !tumor_seen[sample];
@@ -144,6 +153,8 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
         const int parent = (int)row[PARENT];
         const float reach = reach_mm(row), *given = given_at(lesion);
         if (thread == 0) first = CANDIDATES, beyond = 0;
+        if (parent >= 0 && thread < OUTLINE_WAVES) waves[thread] = wave_of(seed, (unsigned long long)uids[sample], parent, thread);
+        __syncthreads();
         if (thread < CANDIDATES) {
             const float* at = centre_vox + 3 * (lesion * CANDIDATES + thread);
             float x = at[0], y = at[1], z = at[2];
@@ -155,24 +166,27 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
                 sincospi(2.0 * (double)to_uniform(words.word[2]), &sine, &cosine);
                 const float* of_parent = lesions + (sample * slots + parent) * TRAITS;
                 const float3 way = in_axes(of_parent, (float)(across * cosine), (float)(across * sine), (float)up);
-                const float surface = 1.0f / sqrtf(way.x * way.x + way.y * way.y + way.z * way.z);
-                const float least = fmaxf(surface * of_parent[REACH] + reach + apart_mm, 0.0f), most = fmaxf(surface * LEAST_REACH + row[WITHIN_MM], least + 1.0f);
+                const float rho = sqrtf(way.x * way.x + way.y * way.y + way.z * way.z);
+                const float outline = radius_at(waves, of_parent[IRREGULARITY], of_parent[LOBULATION], of_parent[SPICULATION], way.x / rho, way.y / rho, way.z / rho);
+                const float surface = fminf(outline, of_parent[REACH]) / rho, least = fmaxf((1.0f + DENT) * surface + reach + apart_mm, 0.0f);
+                const float most = fmaxf(surface + row[WITHIN_MM], least + 1.0f);
                 const double distance = (double)(least + to_uniform(words.word[0]) * (most - least));
                 x = (float)((double)chosen[parent][0] + distance * (across * cosine) / (double)mm_i);
                 y = (float)((double)chosen[parent][1] + distance * (across * sine) / (double)mm_j);
                 z = (float)((double)chosen[parent][2] + distance * up / (double)mm_k);
                 out = chosen[parent][3] < 0.0f || !scene.in_organ(scene.voxel(sample, x, y, z));
             }
-            candidate[thread][0] = x, candidate[thread][1] = y, candidate[thread][2] = z, hit[thread] = out;
+            candidate[thread][0] = x, candidate[thread][1] = y, candidate[thread][2] = z, hit[thread] = out, outside[thread] = 0;
         }
         __syncthreads();
-        for (int item = thread; vessel && parent >= 0 && active[lesion] && item < CANDIDATES * LOOKS; item += THREADS) {
-            const long long at = scene.look(sample, candidate[item / LOOKS], reach, item % LOOKS);
-            if (at >= 0 && vessel[at]) atomicOr(&hit[item / LOOKS], 1);
+        for (int item = thread; parent >= 0 && active[lesion] && item < CANDIDATES * LOOKS; item += THREADS) {
+            const int seen = scene.look(sample, candidate[item / LOOKS], reach, item % LOOKS);
+            if (seen == VESSEL && row[RADIUS] <= avoid_to_mm) atomicOr(&hit[item / LOOKS], 1);
+            if (seen == OUTSIDE) atomicAdd(&outside[item / LOOKS], 1);
         }
         __syncthreads();
         if (thread < CANDIDATES) {
-            bool fits = !hit[thread];
+            bool fits = !hit[thread] && outside[thread] <= most_outside;
             for (int other = 0; other < slots; ++other) {
                 if (other == slot || other == parent) continue;
                 const float dx = (candidate[thread][0] - chosen[other][0]) * mm_i, dy = (candidate[thread][1] - chosen[other][1]) * mm_j;
@@ -184,10 +198,8 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
         __syncthreads();
         const bool here = active[lesion] && can && (given || first < CANDIDATES);
         const float* at = given ? given : candidate[min(first, CANDIDATES - 1)];
-        for (int which = thread; which < LOOKS; which += THREADS) {
-            const long long voxel = scene.look(sample, at, reach, which);
-            if (voxel >= 0 && !scene.in_organ(voxel)) atomicOr(&beyond, 1);
-        }
+        for (int which = thread; which < LOOKS; which += THREADS)
+            if (scene.look(sample, at, reach, which) == OUTSIDE) atomicOr(&beyond, 1);
         __syncthreads();
         if (thread == 0) {
             for (int axis = 0; axis < 3; ++axis) chosen_vox[3 * lesion + axis] = chosen[slot][axis] = at[axis];

@@ -4,7 +4,7 @@ Every slot draws the same number of candidates, each uniform over the organ's vo
 first that fits; so nothing is read back, the choice is uniform over all places that fit, and a lesion for which none of them does is left
 out. Satellites and lesions of a cluster draw their candidates around the lesion that they belong to, once that one has its place.
 
-Cost: 1 byte read a voxel; for each lesion 32 candidates, with 256 looks at the vessel map each.
+Cost: 1 byte read a voxel; for each lesion 64 candidates, with 256 looks at the vessel map each.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,13 @@ from torch import Tensor
 from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._cached import cached
 from gpu_synth.kernels._columns import Trait
-from gpu_synth.kernels._outline import rotation
+from gpu_synth.kernels._outline import radius_at, rotation, waves
 from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 
-CANDIDATES, LOOKS, SLOTS = 32, 256, 64
-LEAST_REACH = 0.8  # of an ellipsoid: about as far as outlines are dented
+CANDIDATES, LOOKS, SLOTS = 64, 256, 64
+_FREE, _OUTSIDE, _VESSEL = 0, 1, 2  # what a voxel is to a lesion
+WIDE_MM = 2.0
+DENT = 0.15  # of the surface's distance: what stands out of an outline beside a direction
 MOST_TOTAL = 2**31 - 1  # of the map's integers over a sample
 
 
@@ -45,6 +47,20 @@ class Wanted(NamedTuple):
     def reach_mm(self) -> Float[Tensor, "b slots"]:
         """How far each reaches from its centre."""
         return self.lesion[..., Trait.AXES : Trait.AXES + 3].amax(-1) * self.lesion[..., Trait.REACH]
+
+
+class Rule(NamedTuple):
+    """What keeps a lesion from a place.
+
+    Attributes:
+        apart_mm: Distance that lesions keep from each other; below −1000 they need not.
+        avoid_to_mm: Radius up to which lesions keep away from vessels; larger ones need not.
+        inside_share: Least share of the ball that a lesion reaches that lies in the organ; what lies beyond the array counts as if it did.
+    """
+
+    apart_mm: float
+    avoid_to_mm: float
+    inside_share: float
 
 
 class Maps(NamedTuple):
@@ -73,7 +89,7 @@ class Sites(NamedTuple):
 def sites(
     maps: Maps,
     wanted: Wanted,
-    apart_mm: float,
+    rule: Rule,
     spacing_mm: Sequence[float],
     organ_label: int,
     tumor_label: int,
@@ -86,7 +102,7 @@ def sites(
     Args:
         maps: Labels, vessels, and where lesions are likely.
         wanted: What is to be placed.
-        apart_mm: Distance that lesions keep from each other; below −1000 they need not.
+        rule: What keeps lesions from a place.
         spacing_mm: Along i, j, k.
         organ_label: Number of the organ; a lesion's centre lies in it, unless it is given.
         tumor_label: Number of tumours: a sample that has one gets no other.
@@ -97,11 +113,20 @@ def sites(
     Source: Hu et al. 2023: a lesion whose radius reaches a vessel is drawn again.
     """
     run = _sites_cuda if backend == "cupy" else sites_torch
-    return run(maps, wanted, apart_mm, spacing_mm, organ_label, tumor_label, seed, uid)
+    if maps.vessel is not None:
+        maps = maps._replace(vessel=_widened(maps.vessel, spacing_mm))
+    return run(maps, wanted, rule, spacing_mm, organ_label, tumor_label, seed, uid)
 
 
 def _sites_cuda(
-    maps: Maps, wanted: Wanted, apart_mm: float, spacing_mm: Sequence[float], organ_label: int, tumor_label: int, seed: int, uid: Tensor
+    maps: Maps,
+    wanted: Wanted,
+    rule: Rule,
+    spacing_mm: Sequence[float],
+    organ_label: int,
+    tumor_label: int,
+    seed: int,
+    uid: Tensor,
 ) -> Sites:
     label, vessel, where = (_launch.NULL if x is None else x.contiguous() for x in maps)
     lesion, active, given = (_launch.NULL if x is None else x.contiguous() for x in wanted)
@@ -118,53 +143,82 @@ def _sites_cuda(
     centre = torch.empty(b, slots, CANDIDATES, 3, dtype=torch.float32, device=device)
     clear = torch.empty(b, slots, CANDIDATES, dtype=torch.bool, device=device)
     looks, extents = look_offsets(str(device)), [np.int32(ni), np.int32(nj), np.int32(nk), *mm]
-    scene: list[object] = [label, vessel, looks, lesion, uid, _launch.key(seed), *kind, *extents]
+    scene: list[object] = [
+        label,
+        vessel,
+        looks,
+        lesion,
+        uid,
+        _launch.key(seed),
+        np.float32(rule.avoid_to_mm),
+        np.int32((1.0 - rule.inside_share) * LOOKS),
+        *kind,
+        *extents,
+    ]
     _launch.launch("sites", "candidates_kernel", (slots, b, 1), (128, 1, 1), [centre, clear, ends, where, *scene])
     chosen, placed, at_surface, possible = (
         torch.empty(b, *size, dtype=dtype, device=device)
         for size, dtype in (((slots, 3), torch.float32), ((slots,), torch.bool), ((slots,), torch.bool), ((), torch.bool))
     )
-    rest = (ends, tumor_seen, np.float32(apart_mm), np.int32(slots))
+    rest = (ends, tumor_seen, np.float32(rule.apart_mm), np.int32(slots))
     arguments = [chosen, placed, at_surface, possible, centre, clear, active, given, *rest, *scene]
     _launch.launch("sites", "choose_kernel", (b, 1, 1), (128, 1, 1), arguments)
     return Sites(chosen, placed, at_surface, possible)
 
 
 def sites_torch(
-    maps: Maps, wanted: Wanted, apart_mm: float, spacing_mm: Sequence[float], organ_label: int, tumor_label: int, seed: int, uid: Tensor
+    maps: Maps,
+    wanted: Wanted,
+    rule: Rule,
+    spacing_mm: Sequence[float],
+    organ_label: int,
+    tumor_label: int,
+    seed: int,
+    uid: Tensor,
 ) -> Sites:
     """Twin of the kernels."""
     label, (b, slots), device = maps.label, wanted.active.shape, maps.label.device
     spacing = torch.tensor(spacing_mm, dtype=torch.float32).to(device, non_blocking=True)
     organ = label == organ_label
+    ground = torch.where(organ, _FREE, _OUTSIDE).to(torch.uint8)
+    if maps.vessel is not None:
+        ground.masked_fill_(organ & (maps.vessel > 0), _VESSEL)
     word = words(seed, uid, Purpose.SITE, slots, 4 * CANDIDATES).view(b, slots, CANDIDATES, 4)
     centre, any_organ = _anywhere(organ, maps.where, word)
-    free = torch.ones(word.shape[:3], dtype=torch.bool, device=device)
-    if maps.vessel is not None:
-        free = torch.stack([_clear_of(maps.vessel, centre[:, n], wanted.reach_mm[:, n], spacing) for n in range(slots)], 1)
     possible = any_organ & ~(label == tumor_label).flatten(1).any(1)
     given_vox = torch.full_like(centre[:, :, 0], torch.nan) if wanted.given_vox is None else wanted.given_vox
-
-    given, reach_mm = given_vox.isfinite().all(-1), wanted.reach_mm
-    parents = wanted.lesion[..., Trait.PARENT].to(torch.int64)
+    given, reach_mm, slot_of = given_vox.isfinite().all(-1), wanted.reach_mm, torch.arange(slots, device=device)
+    parents, wave = wanted.lesion[..., Trait.PARENT].to(torch.int64), waves(seed, uid, slots)
+    avoids, most_outside = wanted.lesion[..., Trait.RADIUS] <= rule.avoid_to_mm, int((1.0 - rule.inside_share) * LOOKS)
     chosen, placed = torch.where(given[..., None], given_vox, 0.0), wanted.active & possible[:, None] & given
     for slot in range(slots):
-        others = placed & (torch.arange(slots, device=device) != slot) & (torch.arange(slots, device=device) != parents[:, slot, None])
-        at, fits, near = centre[:, slot], free[:, slot], parents[:, slot, None] >= 0
+        at, fits, near = centre[:, slot], torch.ones_like(word[:, slot, :, 0], dtype=torch.bool), parents[:, slot, None] >= 0
         if not _host.on_host(device) or near.any():
-            around, inside = _near(chosen, placed, wanted, slot, apart_mm, word[:, slot], spacing, organ)
-            if maps.vessel is not None:
-                inside = inside & _clear_of(maps.vessel, around, reach_mm[:, slot], spacing)
-            at, fits = torch.where(near[..., None], around, at), torch.where(near, inside, fits)
+            around, inside = _near(chosen, placed, wanted, slot, rule.apart_mm, word[:, slot], wave, spacing, organ)
+            at, fits = torch.where(near[..., None], around, at), ~near | inside
+        vessel, outside = _looked_at(ground, at, reach_mm[:, slot], spacing)
+        fits &= ~(vessel & avoids[:, slot, None]) & (outside <= most_outside)
+        others = placed & (slot_of != slot) & (slot_of != parents[:, slot, None])
         gap = ((at[:, :, None] - chosen[:, None]) * spacing).square().sum(-1)  # (b, candidates, slots)
-        least = (reach_mm[:, slot, None, None] + reach_mm[:, None] + apart_mm).clamp_min(0.0).square()
-        fits = fits & ((gap >= least) | ~others[:, None]).all(-1)
+        least = (reach_mm[:, slot, None, None] + reach_mm[:, None] + rule.apart_mm).clamp_min(0.0).square()
+        fits &= ((gap >= least) | ~others[:, None]).all(-1)
         first = torch.where(fits, torch.arange(CANDIDATES, device=device), CANDIDATES).amin(-1)
         placed[:, slot] |= wanted.active[:, slot] & possible & ~given[:, slot] & (first < CANDIDATES)
         index = first.clamp_max(CANDIDATES - 1)[:, None, None].expand(-1, 1, 3)
         chosen[:, slot] = torch.where(given[:, slot, None], chosen[:, slot], at.gather(1, index)[:, 0])
-    beyond = torch.stack([~_clear_of(~organ, chosen[:, n, None], reach_mm[:, n], spacing)[:, 0] for n in range(slots)], 1)
+    beyond = torch.stack([_looked_at(ground, chosen[:, n, None], reach_mm[:, n], spacing)[1][:, 0] > 0 for n in range(slots)], 1)
     return Sites(chosen, placed, beyond, possible)
+
+
+def _widened(vessel: UInt8[Tensor, "b i j k"], spacing_mm: Sequence[float]) -> UInt8[Tensor, "b i j k"]:
+    """Vessels and the voxels beside them: looks lie up to 2.5 mm apart and would miss thin ones. Not along axes of thick slices."""
+    for axis, n in enumerate(vessel.shape[1:], start=1):
+        if spacing_mm[axis - 1] <= WIDE_MM:
+            wide = vessel.clone()
+            wide.narrow(axis, 0, n - 1).bitwise_or_(vessel.narrow(axis, 1, n - 1))
+            wide.narrow(axis, 1, n - 1).bitwise_or_(vessel.narrow(axis, 0, n - 1))
+            vessel = wide
+    return vessel
 
 
 def _anywhere(organ: Tensor, where: Tensor | None, word: Tensor) -> tuple[Float[Tensor, "b slots candidates 3"], Bool[Tensor, " b"]]:
@@ -179,7 +233,7 @@ def _anywhere(organ: Tensor, where: Tensor | None, word: Tensor) -> tuple[Float[
 
 
 def _near(
-    chosen: Tensor, placed: Tensor, wanted: Wanted, slot: int, apart_mm: float, word: Tensor, spacing: Tensor, organ: Tensor
+    chosen: Tensor, placed: Tensor, wanted: Wanted, slot: int, apart_mm: float, word: Tensor, wave: Tensor, spacing: Tensor, organ: Tensor
 ) -> tuple[Float[Tensor, "b candidates 3"], Bool[Tensor, "b candidates"]]:
     """Candidates around a lesion's parent, in any direction, their distance uniform from where they would touch; which lie in the organ."""
     parent = wanted.lesion[:, slot, Trait.PARENT, None].clamp_min(0).to(torch.int64)
@@ -188,10 +242,11 @@ def _near(
     across = (1.0 - z * z).sqrt()
     way = torch.stack((across * turn.cos(), across * turn.sin(), z), -1)
     in_axes = torch.matmul(way.float(), rotation(row[:, Trait.ROTATION : Trait.ROTATION + 4])) / row[:, None, Trait.AXES : Trait.AXES + 3]
-    surface = 1.0 / in_axes.square().sum(-1).sqrt()  # of the ellipsoid
-    touching = surface * row[:, Trait.REACH, None] + wanted.reach_mm[:, slot, None]
-    least = (touching + apart_mm).clamp_min(0.0)
-    most = torch.maximum(surface * LEAST_REACH + wanted.lesion[:, slot, Trait.WITHIN_MM, None], least + 1.0)
+    rho, outline = in_axes.square().sum(-1).sqrt(), row[:, Trait.IRREGULARITY : Trait.IRREGULARITY + 3]
+    of_parent = wave.gather(1, parent[..., None, None].expand(-1, 1, *wave.shape[2:]))[:, 0]
+    surface = radius_at(of_parent, in_axes / rho[..., None], outline, row[:, Trait.REACH]) / rho
+    least = ((1.0 + DENT) * surface + wanted.reach_mm[:, slot, None] + apart_mm).clamp_min(0.0)
+    most = torch.maximum(surface + wanted.lesion[:, slot, Trait.WITHIN_MM, None], least + 1.0)
     distance = (least + to_uniform(word[..., 0]) * (most - least)).double()
     at = (chosen.gather(1, parent[..., None].expand(-1, 1, 3)) + distance[..., None] * way / spacing).to(torch.float32)
     voxel, shape = at.round().to(torch.int64), torch.tensor(organ.shape[1:]).to(at.device, non_blocking=True)
@@ -200,15 +255,18 @@ def _near(
     return at, inside & organ[torch.arange(len(at), device=at.device)[:, None], i, j, k] & there
 
 
-def _clear_of(taken: Tensor, centre_vox: Tensor, reach_mm: Tensor, spacing_mm: Tensor) -> Bool[Tensor, "b candidates"]:
-    """Whether none of the points spread over a lesion's ball lies where something is; beyond the array there is nothing."""
-    looks = look_offsets(str(taken.device))
-    shape = torch.tensor(taken.shape[1:]).to(taken.device, non_blocking=True)
+def _looked_at(
+    ground: Tensor, centre_vox: Tensor, reach_mm: Tensor, spacing_mm: Tensor
+) -> tuple[Bool[Tensor, "b candidates"], Int[Tensor, "b candidates"]]:
+    """Whether one of the points spread over a lesion's ball is vessel, and how many lie outside the organ; beyond the array none does."""
+    looks = look_offsets(str(ground.device))
+    shape = torch.tensor(ground.shape[1:]).to(ground.device, non_blocking=True)
     point = (centre_vox[:, :, None] + looks * (reach_mm[:, None, None, None] / spacing_mm)).round().to(torch.int64)
     there = ((point >= 0) & (point < shape)).all(-1)
     i, j, k = point.clamp_min(0).minimum(shape - 1).unbind(-1)
-    sample = torch.arange(len(taken), device=taken.device)[:, None, None]
-    return ~((taken[sample, i, j, k] > 0) & there).any(-1)
+    sample = torch.arange(len(ground), device=ground.device)[:, None, None]
+    seen = torch.where(there, ground[sample, i, j, k], _FREE)
+    return (seen == _VESSEL).any(-1), (seen == _OUTSIDE).sum(-1)
 
 
 @cached(maxsize=8)

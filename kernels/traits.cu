@@ -2,6 +2,7 @@
 #include "outline.cuh"
 
 constexpr int THREADS = 64;
+constexpr float RIM_PART = 0.39f;
 
 // Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind, Word and ScanWord in kernels/_columns.py.
 enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_LOBULATION = 7, SCAN_SPICULATION = 9, SCAN_TEXTURE_MM = 11, EDGE_SHARE = 13,
@@ -9,7 +10,8 @@ enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_
        CLUSTER_PROB = 35, CLUSTER_MM = 36, SATELLITE_PROB = 37, SATELLITES = 38, SATELLITE_FROM_MM = 40, SATELLITE_RADIUS_MM = 41, SATELLITE_MM = 43,
        CIRRHOSIS_PROB = 44, SURFACE_MM = 45, NODULE_HU = 47, SIZE_START = 49, CURRICULUM = 53 };
 enum { END = 0, TARGET = 1, KIND_BODY = 2, KIND_CORE = 4, KIND_CORE_SHARE = 6, KIND_RIM = 8, KIND_TEXTURE = 10, SPECK_HU = 12, KIND_SPECK_SHARE = 14, KIND_EDGE = 15,
-       OFFSET_HU = 16, CAPSULE_HU = 17, KIND_CAPSULE_MM = 19, KIND_COLUMNS = 20 };
+       OFFSET_HU = 16, CAPSULE_HU = 17, KIND_CAPSULE_MM = 19, OUTLINE_FACTOR = 20,
+       KIND_COLUMNS = 21 };
 enum { W_SIZE_BIN, W_SIZE, W_AXES, W_ROTATION = 4, W_IRREGULARITY = 7, W_LOBULATION, W_SPICULATION, W_KIND, W_BODY, W_CORE, W_CORE_SHARE, W_RIM, W_TEXTURE,
        W_TEXTURE_MM, W_SPECK, W_PUSH, W_BULGE, W_CAPSULE, W_HALO, W_HALO_MM };
 enum { S_ALTER, S_CLUSTER, S_SATELLITE, S_SATELLITES, S_CIRRHOSIS, S_SURFACE_MM, S_NODULE_HU };
@@ -55,18 +57,6 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     if (thread < OUTLINE_WAVES) waves[thread] = wave_of(seed, draw.uid, slot, thread);
     __syncthreads();
     const auto within = [&](int n, const float* range) { return draw.within(TRAIT, slot, n, range); };
-    const float irregularity = within(W_IRREGULARITY, scan + SCAN_IRREGULARITY), lobulation = within(W_LOBULATION, scan + SCAN_LOBULATION);
-    const float spiculation = within(W_SPICULATION, scan + SCAN_SPICULATION);
-    const float far = radius_at(waves, irregularity, lobulation, spiculation, directions[3 * thread], directions[3 * thread + 1], directions[3 * thread + 2]);
-    volume[thread] = far * far * far;
-    reach[thread] = far;
-    __syncthreads();
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        if (thread < half) volume[thread] += volume[thread + half], reach[thread] = fmaxf(reach[thread], reach[thread + half]);
-        __syncthreads();
-    }
-    if (thread > 0) return;
-
     const auto scan_uniform = [&](int n) { return to_uniform(draw.word(SCAN, 0, n)); };
     const bool is_altered = scan_uniform(S_ALTER) < scan[ALTER_PROB];
     const int count = (int)to_integer(draw.word(COUNT, 0, 0), (long long)scan[LESIONS], (long long)scan[LESIONS + 1]);
@@ -84,28 +74,41 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     }
     const bool clustered = scan_uniform(S_CLUSTER) < scan[CLUSTER_PROB] && slot > 0 && slot < main_slots;
     const int kind = draw.kind(largest < 0 ? slot : largest, kinds, kind_count);
+    const float* row = kinds + kind * KIND_COLUMNS;
+    const float irregularity = within(W_IRREGULARITY, scan + SCAN_IRREGULARITY) * row[OUTLINE_FACTOR];
+    const float lobulation = within(W_LOBULATION, scan + SCAN_LOBULATION) * row[OUTLINE_FACTOR];
+    const float spiculation = within(W_SPICULATION, scan + SCAN_SPICULATION) * row[OUTLINE_FACTOR];
+    const float far = radius_at(waves, irregularity, lobulation, spiculation, directions[3 * thread], directions[3 * thread + 1], directions[3 * thread + 2]);
+    volume[thread] = far * far * far;
+    reach[thread] = far;
+    __syncthreads();
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        if (thread < half) volume[thread] += volume[thread + half], reach[thread] = fmaxf(reach[thread], reach[thread + half]);
+        __syncthreads();
+    }
+    if (thread > 0) return;
 
     float* out = lesions + ((long long)sample * slots + slot) * TRAITS;
-    const float* row = kinds + kind * KIND_COLUMNS;
     const float second = within(W_AXES, scan + AXIS_RATIO), third = within(W_AXES + 1, scan + AXIS_RATIO);
     const float scale = radius / powf(volume[0] / (float)THREADS * (second * third), 1.0f / 3.0f);
     const float u = to_uniform(draw.word(TRAIT, slot, W_ROTATION)), near = sqrtf(1.0f - u), away = sqrtf(u);
     const float turn = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 1)), other = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 2));
     const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = scan[CNR_FLOOR] * noise_hu[sample];
     const float drawn = within(W_BODY, row + KIND_BODY), wanted = (row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ) + row[OFFSET_HU];
-    const float body = wanted < 0.0f ? fminf(wanted, -floor) : fmaxf(wanted, floor);
+    const float core = within(W_CORE, row + KIND_CORE) * organ, share = within(W_CORE_SHARE, row + KIND_CORE_SHARE), rim = within(W_RIM, row + KIND_RIM) * organ;
+    const float others = core * (share * share * share) + rim * RIM_PART;  // what they add to the mean over the lesion
+    const float body = wanted < 0.0f ? fminf(wanted, -floor - others) : fmaxf(wanted, floor - others);
+    const float texture_mm = within(W_TEXTURE_MM, scan + SCAN_TEXTURE_MM), speck = within(W_SPECK, row + SPECK_HU);
     out[RADIUS] = out[PUSH_MM] = radius;
     out[AXES] = scale, out[AXES + 1] = second * scale, out[AXES + 2] = third * scale;
     out[ROTATION] = away * cospif(other), out[ROTATION + 1] = near * sinpif(turn), out[ROTATION + 2] = near * cospif(turn), out[ROTATION + 3] = away * sinpif(other);
     out[IRREGULARITY] = irregularity, out[LOBULATION] = lobulation, out[SPICULATION] = spiculation;
     out[KIND] = (float)kind;
     out[BODY] = body;
-    out[CORE] = within(W_CORE, row + KIND_CORE) * organ;
-    out[CORE_SHARE] = within(W_CORE_SHARE, row + KIND_CORE_SHARE);
-    out[RIM] = within(W_RIM, row + KIND_RIM) * organ;
+    out[CORE] = core, out[CORE_SHARE] = share, out[RIM] = rim;
     out[TEXTURE] = within(W_TEXTURE, row + KIND_TEXTURE) * fabsf(body);
-    out[TEXTURE_MM] = within(W_TEXTURE_MM, scan + SCAN_TEXTURE_MM);
-    out[SPECK] = within(W_SPECK, row + SPECK_HU);
+    out[TEXTURE_MM] = speck != 0.0f ? fminf(texture_mm, radius) : texture_mm;  // so that small lesions have specks too
+    out[SPECK] = speck;
     out[SPECK_SHARE] = row[KIND_SPECK_SHARE];
     out[EDGE] = fminf(fmaxf(scan[EDGE_SHARE] * radius, scan[EDGE_MM]), scan[EDGE_MM + 1]) * row[KIND_EDGE];
     out[REACH] = 1.1f * reach[0];

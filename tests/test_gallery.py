@@ -140,7 +140,7 @@ def test_the_published_preset_shows_its_size_classes():
     assert [made.specimen.kind for made in row] == ["tiny", "small", "medium", "large"]
     for made, (low, high) in zip(row, presets.published().radius_mm, strict=True):
         assert made.why_not or all(low <= radius_mm <= high for radius_mm in made.asked["radii_mm"])
-        assert made.why_not or re.fullmatch(r"\w+, r [\d.]+ → [\d.]+ mm, −\d+ HU, \d+ mm deep", caption(made))
+        assert made.why_not or re.fullmatch(r"\w+, r [\d.]+ → [\d.]+ mm, −\d+ HU, [\d.]+ × noise, \d+ mm deep", caption(made))
     assert not row[1].why_not
     assert "small, semi-axes 6–10 mm; 40 mm across" in texts(gallery(*scan(), "liver-hu2022", TWO_MM))
 
@@ -297,8 +297,8 @@ def test_a_gallery_of_ones_own_scan_and_window(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--gallery", "--preset", "livr"], "preset must be one of liver-hu2022, liver, got 'livr'; did you mean 'liver'?"),
-        (["--compare", "liver,livr"], "preset must be one of liver-hu2022, liver, got 'livr'; did you mean 'liver'?"),
+        (["--gallery", "--preset", "livr"], "kidney, got 'livr'; did you mean 'liver'?"),
+        (["--compare", "liver,livr"], "kidney, got 'livr'; did you mean 'liver'?"),
         (
             ["--gallery", "--compare", "liver,liver-hu2022"],
             "compare must be left out of a gallery, got liver,liver-hu2022; draw one picture, then",

@@ -110,30 +110,24 @@ def test_contrast_to_noise_floor_holds_in_every_ct(name, told):
 
 @pytest.mark.real_ct
 def test_lesions_keep_clear_of_the_vessels_of_a_contrast_ct(told):
-    """Some 100 lesions of 5 to 10 mm in the portal-venous CT: those that touch a vessel, before and after avoidance."""
+    """Some 100 lesions of 3 to 8 mm in the portal-venous CT: those that touch a vessel, before and after avoidance."""
     image, label = case("chaos_ctset3")
     vessel = tissue(image[:, 0], label[:, 0], 1, SPACING_MM).vessel[0].numpy() > 0
     touching, lesions = {}, {}
+    sizes = {"count": (12, 12), "size_mm": (3.0, 5.0, 6.0, 7.0, 8.0), "size_prob": (0.25,) * 4, "cluster_prob": 0.0}
     for avoid in (False, True):
         synth = TumorSynthesizer(
-            "liver",
-            prob=1.0,
-            scope="volume",
-            count=(20, 20),
-            size_prob=(0.0, 1.0, 0.0, 0.0),
-            avoid_vessels=avoid,
-            mass_effect=(0.0, 0.0),
-            cluster_prob=0.0,
+            "liver", prob=1.0, scope="volume", avoid_vessels=avoid, mass_effect=(0.0, 0.0), cirrhosis_prob=0.0, **sizes
         )
         numbers = [
             synth.render(image, label, synth.plan(image, label, SPACING_MM, torch.tensor([uid]))).instances[0, 0].numpy()
-            for uid in range(5)
+            for uid in range(9)
         ]
         found = [(n == lesion) for n in numbers for lesion in np.unique(n[n > 0])]
         touching[avoid], lesions[avoid] = np.mean([vessel[mask].any() for mask in found]), len(found)
     for avoid, when in ((False, "before"), (True, "after")):
         told(f"share of lesions that touch a vessel, {when} avoidance", lesions[avoid], touching[avoid], "≤ ¼ of before" if avoid else "")
-    assert min(lesions.values()) >= 90
+    assert min(lesions.values()) >= 75
     assert touching[False] > 0.5
     assert touching[True] < 0.25 * touching[False], touching
 

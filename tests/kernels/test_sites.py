@@ -7,7 +7,7 @@ from scipy.stats import chisquare
 from twins import assert_equal, on
 
 from gpu_synth.kernels._columns import Trait
-from gpu_synth.kernels.sites import Maps, Wanted, sites
+from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
 
 RARE = 1e-6
 SPACING_MM = (1.0, 1.5, 2.0)
@@ -18,14 +18,29 @@ def label_of(b=1, shape=SHAPE):
     return organ(shape).to(torch.uint8).expand(b, *shape).contiguous()
 
 
-def placed(label, reach, vessel=None, apart_mm=2.0, seed=3, uid=None, backend="torch", parent=None, within=20.0, given=None, where=None):
+def placed(
+    label,
+    reach,
+    vessel=None,
+    apart_mm=2.0,
+    seed=3,
+    uid=None,
+    backend="torch",
+    parent=None,
+    within=20.0,
+    given=None,
+    where=None,
+    avoid_to=100.0,
+    inside=0.0,
+):
     active = torch.ones(reach.shape, dtype=torch.bool, device=reach.device)
     uid = uids(len(label)).to(label.device) if uid is None else uid
     lesion = torch.zeros(*reach.shape, Trait.COLUMNS, device=reach.device)
     lesion[..., Trait.AXES : Trait.AXES + 3], lesion[..., Trait.REACH], lesion[..., Trait.ROTATION] = 0.8 * reach[..., None], 1.25, 1.0
+    lesion[..., Trait.RADIUS] = 0.8 * reach
     lesion[..., Trait.PARENT], lesion[..., Trait.WITHIN_MM] = -1 if parent is None else parent, within
     wanted = Wanted(lesion, active, given)
-    return sites(Maps(label, vessel, where), wanted, apart_mm, SPACING_MM, 1, 2, seed, uid, backend)
+    return sites(Maps(label, vessel, where), wanted, Rule(apart_mm, avoid_to, inside), SPACING_MM, 1, 2, seed, uid, backend)
 
 
 def test_centres_are_uniform_over_the_organ():
@@ -72,8 +87,8 @@ def test_satellites_lie_around_their_lesion_in_the_organ():
     assert got.placed.float().mean() > 0.95
     both = got.placed.all(1)
     gap = ((got.centre_vox[:, 0] - got.centre_vox[:, 1]) * torch.tensor(SPACING_MM)).norm(dim=-1)[both]
-    assert gap.min() >= 5.0 + 1.0 + 2.0 - 1e-3
-    assert gap.max() <= 0.8 * 0.8 * 5.0 + 10.0 + 1e-3
+    assert gap.min() >= 1.15 * 4.0 + 1.0 + 2.0 - 1e-3
+    assert gap.max() <= 4.0 + 10.0 + 1e-3
     assert gap.std() > 1.0
     i, j, k = got.centre_vox[both, 1].round().long().unbind(1)
     assert (label[0, i, j, k] == 1).all()
@@ -107,6 +122,23 @@ def test_a_given_place_is_kept_and_others_keep_away_from_it():
     assert torch.equal(got.centre_vox[:, 2], given[:, 2])
     gap = ((got.centre_vox[:, :2] - given[:, 2:]) * torch.tensor(SPACING_MM)).norm(dim=-1)
     assert gap[got.placed[:, :2]].min() >= 2 * 4.0 + 2.0 - 1e-3
+
+
+def test_lesions_lie_in_the_organ_as_far_as_asked():
+    """200 lesions of 6 mm in a slab of the organ: four fifths of each ball inside; beyond the array counts."""
+    label = torch.zeros(200, 40, 40, 30, dtype=torch.uint8)
+    label[:, :20] = 1
+    got = placed(label, torch.full((200, 1), 6.0), inside=0.8)
+    depth = 19.5 - got.centre_vox[got.placed][:, 0]
+    assert got.placed.all()
+    assert depth.min() > 0.30 * 6.0  # a ball cut at 0.4 of its radius keeps 0.784 of itself
+    assert depth.max() > 18.0
+
+
+def test_large_lesions_need_not_avoid_vessels():
+    vessel = torch.ones(1, *SHAPE, dtype=torch.uint8)
+    lesions = placed(label_of(), torch.tensor([[3.0, 6.0]]), vessel, avoid_to=4.0)
+    assert lesions.placed.tolist() == [[False, True]]
 
 
 def test_lesions_at_the_surface_are_told_from_those_within():
@@ -147,15 +179,16 @@ def test_kernels_place_satellites_and_given_lesions_as_the_twin_does(device, ves
     label = label_of(4).to(torch.int32)
     label[1] = 0
     reach = torch.rand(4, 7, generator=torch.Generator().manual_seed(1)) * 4 + 1
+    rule = {"avoid_to": 3.0, "inside": 0.6}
     vessel = (torch.rand(label.shape, generator=torch.Generator().manual_seed(2)) < 0.002).to(torch.uint8) if vessels else None
     where = torch.randint(0, 200, label.shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     parent = torch.tensor([-1, 0, -1, 0, 2, -1, 5]).expand(4, -1).contiguous()
     given = torch.full((4, 7, 3), torch.nan)
     given[2, 5], given[3, 0] = torch.tensor([12.0, 13.0, 9.0]), torch.tensor([-3.0, 2.5, 60.0])
-    twin = placed(label, reach, vessel, parent=parent, given=given, where=where)
-    kernel = placed(
-        *on(device, (label, reach)), on(device, vessel), backend="cupy", **on(device, {"parent": parent, "given": given, "where": where})
-    )
+    twin = placed(label, reach, vessel, parent=parent, given=given, where=where, **rule)
+    there = on(device, (label, reach, vessel))
+    others = {"parent": parent.to(device), "given": given.to(device), "where": where.to(device)}
+    kernel = placed(*there, backend="cupy", **others, **rule)
     for name in ("placed", "at_surface", "possible"):
         assert_equal(getattr(kernel, name), getattr(twin, name))
     torch.testing.assert_close(kernel.centre_vox.cpu()[twin.placed], twin.centre_vox[twin.placed], rtol=0, atol=1e-5)
