@@ -2,7 +2,7 @@
 #include "outline.cuh"
 
 constexpr int THREADS = 64;
-constexpr float RIM_PART = 0.39f;
+constexpr float RIM_PART = 0.39f, CAPSULE_PART = 3.76f;
 
 // Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind, Word and ScanWord in kernels/_columns.py.
 enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_LOBULATION = 7, SCAN_SPICULATION = 9, SCAN_TEXTURE_MM = 11, EDGE_SHARE = 13,
@@ -96,7 +96,8 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = scan[CNR_FLOOR] * noise_hu[sample];
     const float drawn = within(W_BODY, row + KIND_BODY), wanted = (row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ) + row[OFFSET_HU];
     const float core = within(W_CORE, row + KIND_CORE) * organ, share = within(W_CORE_SHARE, row + KIND_CORE_SHARE), rim = within(W_RIM, row + KIND_RIM) * organ;
-    const float others = core * (share * share * share) + rim * RIM_PART;  // what they add to the mean over the lesion
+    const float capsule = within(W_CAPSULE, row + CAPSULE_HU), inner = fminf(CAPSULE_PART * row[KIND_CAPSULE_MM] / radius, 1.0f);
+    const float others = core * (share * share * share) + rim * RIM_PART + capsule * inner;  // what they add to the mean over the lesion
     const float body = wanted < 0.0f ? fminf(wanted, -floor - others) : fmaxf(wanted, floor - others);
     const float texture_mm = within(W_TEXTURE_MM, scan + SCAN_TEXTURE_MM), speck = within(W_SPECK, row + SPECK_HU);
     out[RADIUS] = out[PUSH_MM] = radius;
@@ -114,7 +115,7 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     out[REACH] = 1.1f * reach[0];
     out[PUSH] = within(W_PUSH, scan + MASS_EFFECT);
     out[BULGE] = within(W_BULGE, scan + SCAN_BULGE);
-    out[CAPSULE] = within(W_CAPSULE, row + CAPSULE_HU);
+    out[CAPSULE] = capsule;
     out[CAPSULE_MM] = row[KIND_CAPSULE_MM];
     out[HALO] = within(W_HALO, scan + SCAN_HALO) * organ;
     out[HALO_MM] = within(W_HALO_MM, scan + SCAN_HALO_MM);

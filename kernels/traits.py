@@ -30,6 +30,7 @@ class Traits(NamedTuple):
 
 
 RIM_PART = 0.39  # of a rim, in the mean over a ball: the integral of 3 w² exp(−((w − 0.88) / 0.1)²) from 0 to 1
+CAPSULE_PART = 3.76  # of a thin capsule, times its half width over the radius: 3 √(π / 2)
 REACH_MARGIN = 1.1  # on the farthest of the directions in which an outline is measured
 
 
@@ -149,14 +150,15 @@ def _colour(lesion: Tensor, word: Tensor, scan_row: Tensor, row: Tensor, organ_h
     body = torch.where(row[..., Kind.TARGET] > 0, drawn - organ_hu, drawn * organ) + row[..., Kind.OFFSET_HU]
     core, share = of_kind(Word.CORE, Kind.CORE) * organ, of_kind(Word.CORE_SHARE, Kind.CORE_SHARE)
     rim = of_kind(Word.RIM, Kind.RIM) * organ
-    others = core * (share * share * share) + rim * RIM_PART  # what they add to the mean over the lesion
+    capsule, capsule_mm = of_kind(Word.CAPSULE, Kind.CAPSULE_HU), row[..., Kind.CAPSULE_MM]
+    within = (CAPSULE_PART * capsule_mm / lesion[..., Trait.RADIUS]).clamp_max(1.0)
+    others = core * (share * share * share) + rim * RIM_PART + capsule * within  # what they add to the mean over the lesion
     body = torch.where(body < 0, torch.minimum(body, -floor - others), torch.maximum(body, floor - others))
     lesion[..., Trait.BODY], lesion[..., Trait.CORE], lesion[..., Trait.CORE_SHARE], lesion[..., Trait.RIM] = body, core, share, rim
     lesion[..., Trait.TEXTURE] = of_kind(Word.TEXTURE, Kind.TEXTURE) * body.abs()
     lesion[..., Trait.SPECK] = of_kind(Word.SPECK, Kind.SPECK_HU)
     lesion[..., Trait.SPECK_SHARE] = row[..., Kind.SPECK_SHARE]
-    lesion[..., Trait.CAPSULE] = of_kind(Word.CAPSULE, Kind.CAPSULE_HU)
-    lesion[..., Trait.CAPSULE_MM] = row[..., Kind.CAPSULE_MM]
+    lesion[..., Trait.CAPSULE], lesion[..., Trait.CAPSULE_MM] = capsule, capsule_mm
     lesion[..., Trait.HALO] *= organ
     fine = torch.minimum(lesion[..., Trait.TEXTURE_MM], lesion[..., Trait.RADIUS])  # so that small lesions have specks too
     lesion[..., Trait.TEXTURE_MM] = torch.where(lesion[..., Trait.SPECK] != 0, fine, lesion[..., Trait.TEXTURE_MM])

@@ -159,6 +159,7 @@ def test_a_small_lesion_can_be_seen():
     assert sum(record["radius_mm"] < 5 for record in records) / 200 > 1.0
     for record in records:
         mean_hu = record["contrast_hu"] + record["core_hu"] * record["core_share"] ** 3 + 0.39 * record["rim_hu"]
+        mean_hu += record["capsule_hu"] * min(1.0, 3.76 * record["capsule_mm"] / record["radius_mm"])
         assert abs(mean_hu) >= 2.0 * record["noise_hu"] - 1e-3, record
     assert all(record["noise_hu"] == pytest.approx(15, rel=0.1) for record in records)
 
