@@ -10,6 +10,7 @@ from gpu_synth import TumorPlan, TumorSynthesizer, presets
 from gpu_synth.lesion_plan import LesionPlan
 
 SHAPE = (44, 40, 36)
+ALL_ON = {"halo": (-0.2, 0.2), "satellite_prob": 1.0, "cluster_prob": 0.5, "cirrhosis_prob": 1.0, "spiculation": (0.0, 0.02)}
 
 
 def liver(backend="torch", **overrides):
@@ -30,7 +31,7 @@ def test_kernels_make_the_twins_lesions(device, dtype, spacing_mm):
     image, label = scans(3, SHAPE, dtype)
     label[1] = 0
     image[2, 0, 5:8] = torch.nan
-    twin, kernel = liver(), liver("cupy")
+    twin, kernel = liver(**ALL_ON), liver("cupy", **ALL_ON)
     expected_plan, plan = twin.plan(image, label, spacing_mm, uids(3)), kernel.plan(*on(device, (image, label)), spacing_mm, uids(3))
     assert torch.equal(plan.active.cpu(), expected_plan.active)
     assert torch.equal(plan.organ_hu.cpu(), expected_plan.organ_hu)
@@ -40,13 +41,30 @@ def test_kernels_make_the_twins_lesions(device, dtype, spacing_mm):
     assert same(got.image[1].cpu(), image[1])
 
 
-def test_a_sample_is_the_same_alone_and_in_a_batch():
+@pytest.mark.parametrize("overrides", [{}, ALL_ON], ids=["default", "all-on"])
+def test_a_sample_is_the_same_alone_and_in_a_batch(overrides):
     image, label = scans(4, SHAPE)
-    together = liver()(image, label, ONE_MM, uids(4))
+    together = liver(**overrides)(image, label, ONE_MM, uids(4))
+    assert same(liver(**overrides)(image, label, ONE_MM, uids(4))[0], together[0])
     for n in (3, 0):
-        alone = liver()(image[n : n + 1], label[n : n + 1], ONE_MM, uids(1, 1000 + n))
+        alone = liver(**overrides)(image[n : n + 1], label[n : n + 1], ONE_MM, uids(1, 1000 + n))
         assert same(alone[0][0], together[0][n])
         assert same(alone[1][0], together[1][n])
+
+
+@pytest.mark.parametrize("spacing_mm", [ONE_MM, (0.7, 0.7, 3.0)], ids=["1mm", "0.7-0.7-3mm"])
+def test_a_crop_of_a_render_is_a_render_of_the_crop(spacing_mm):
+    """Every effect on: they agree but for 8 voxels within the crop's border."""
+    image, label = scans(2, (72, 60, 48))
+    synth = liver(scope="volume", **ALL_ON)
+    plan = synth.plan(image, label, spacing_mm, uids(2))
+    whole = synth.render(image, label, plan)
+    crop, inner = (slice(None), slice(None), slice(9, 53), slice(12, 50), slice(7, 40)), (slice(None), slice(None), *(slice(8, -8),) * 3)
+    part = synth.render(image[crop], label[crop], plan, (9, 12, 7))
+    assert (part.label[inner] == 2).sum() > 100
+    assert torch.equal(part.label[inner], whole.label[crop][inner])
+    assert torch.equal(part.instances[inner], whole.instances[crop][inner])
+    torch.testing.assert_close(part.image[inner], whole.image[crop][inner], rtol=0, atol=0.01)
 
 
 def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
