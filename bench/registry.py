@@ -13,7 +13,7 @@ from torch import Tensor
 from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.bench import effects, settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
-from gpu_synth.kernels import blend, edge, gaussian, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
+from gpu_synth.kernels import blend, edge, gaussian, growth, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
 from gpu_synth.kernels._cells import Box
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import lesion_table
@@ -22,7 +22,7 @@ from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
-WARP_RADIUS_MM, WARP_STRENGTH = 8.0, 30.0
+RADIUS_MM, NOISE_HU, WARP_STRENGTH = 8.0, 12.0, 30.0
 SYNTHESIS_TESTS = ("test_identity.py",)
 PUBLISHED_TESTS = ("bench/test_published.py",)
 
@@ -129,14 +129,42 @@ def _tissue(device: torch.device, setting: Setting) -> Case:
     return Case(lambda: tissue.tissue(image, label, ORGAN, SPACING_MM, backend=_backend(setting)), (image, label))
 
 
-def _warp(device: torch.device, setting: Setting) -> Case:
+class FourLesions(NamedTuple):
+    """Noisy patches that are all organ, and four lesions apart from each other."""
+
+    image: Tensor
+    label: Tensor
+    centre_vox: Tensor
+    radius_mm: Tensor
+    active: Tensor
+
+
+def _four_lesions(device: torch.device, setting: Setting) -> FourLesions:
     image, label = (x[:, 0] for x in patches(device, setting))
-    image = image + 12.0 * torch.randn(image.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    image = image + NOISE_HU * torch.randn(image.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
     quarters = [(0.25, 0.25, 0.25), (0.75, 0.25, 0.5), (0.25, 0.75, 0.75), (0.75, 0.75, 0.5)]
     centre = (torch.tensor(quarters) * torch.tensor(setting.whole_vox)).expand(setting.samples, -1, -1).to(device)
-    radius = torch.full(centre.shape[:2], WARP_RADIUS_MM, device=device)
-    lesions = (centre, radius, torch.full_like(radius, WARP_STRENGTH), torch.ones_like(radius, dtype=torch.bool))
+    radius = torch.full(centre.shape[:2], RADIUS_MM, device=device)
+    return FourLesions(image, label, centre, radius, torch.ones_like(radius, dtype=torch.bool))
+
+
+def _warp(device: torch.device, setting: Setting) -> Case:
+    image, label, centre, radius, active = _four_lesions(device, setting)
+    lesions = (centre, radius, torch.full_like(radius, WARP_STRENGTH), active)
     return Case(lambda: warp.warp(image, label, *lesions, ORGAN, SPACING_MM, backend=_backend(setting)), (image, label, *lesions))
+
+
+def _growth(device: torch.device, setting: Setting) -> Case:
+    image, label, *lesions = _four_lesions(device, setting)
+    centre, radius, active = lesions
+    vessel, uid, hu = torch.zeros_like(label), _uids(device, setting), torch.full((setting.samples,), ORGAN_HU, device=device)
+    noise, steps, backend = hu * (NOISE_HU / ORGAN_HU), growth.steps_for(RADIUS_MM, SPACING_MM), _backend(setting)
+
+    def run() -> growth.Grown:
+        of_organ = (hu, noise, ORGAN, SPACING_MM)
+        return growth.growth(image, label, vessel, centre, radius, active, *of_organ, steps, SEED, uid, backend=backend)
+
+    return Case(run, (image, label, vessel, lesions, hu, noise, uid))
 
 
 class LesionCase(NamedTuple):
@@ -227,6 +255,7 @@ OPERATIONS = (
     _family("blend", "float32 image", settings.fields, _blend),
     _family("tissue", "HU, noise and vessels, float32 image", settings.fields, _tissue),
     _family("warp", "4 lesions of 8 mm, float32 image", settings.fields, _warp),
+    _family("growth", "4 lesions of 8 mm, float32 image", settings.fields, _growth),
     _family("traits", "6 lesions a sample", settings.scalars, _traits),
     _family("sites", "6 lesions a sample", settings.fields, _sites),
     _family("lesion", "preset liver, float32 image", settings.fields, _lesion),

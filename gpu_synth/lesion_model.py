@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._columns import Trait
+from gpu_synth.kernels._seedbed import BALL
+from gpu_synth.kernels.growth import growth, steps_for
 from gpu_synth.kernels.lesion import paint_
 from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
 from gpu_synth.kernels.tissue import tissue
@@ -55,7 +57,7 @@ def _sample(
 ) -> LesionPlan:
     """Tissue ▶ traits ▶ sites, for samples of one spacing."""
     labels = (synth.organ_label, synth.tumor_label)
-    organ_hu, noise_hu, vessel = tissue(image, label, synth.organ_label, spacing[0], preset.avoid_vessels, backend)
+    organ_hu, noise_hu, vessel = tissue(image, label, synth.organ_label, spacing[0], preset.avoid_vessels or preset.growth, backend)
     measured = (organ_hu, noise_hu)
     if wishes.lesions is None:
         satellites = preset.satellites[1] if preset.satellite_prob > 0 else 0
@@ -63,6 +65,9 @@ def _sample(
         drawn = traits(*tables, preset.count[1], satellites, synth.seed, uid, *measured, backend)
     else:
         drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, *measured, backend)
+    if preset.growth:  # it may fill a ball, whatever its outline would be
+        drawn.lesion[..., Trait.AXES : Trait.AXES + 3] = drawn.lesion[..., Trait.RADIUS, None]
+        drawn.lesion[..., Trait.REACH] = BALL
     lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights())
     found = sites(
         maps,
@@ -74,6 +79,14 @@ def _sample(
         uid,
         backend,
     )
+    grown: dict[str, Tensor] = {}
+    if preset.growth:
+        of_lesions = (found.centre_vox, lesion[..., Trait.RADIUS], found.placed, organ_hu, noise_hu)
+        steps = steps_for(preset.size_mm[-1] if wishes.lesions is None else wishes.most_radius_mm(preset.size_mm[-1]), spacing[0])
+        time, number, stop, _ = growth(
+            image, label, vessel, *of_lesions, synth.organ_label, spacing[0], steps, synth.seed, uid, (0, 0, 0), backend
+        )
+        grown = {"grown_time": time, "grown_number": number, "grown_stop": stop}
     bulges = found.at_surface & (lesion[..., Trait.BULGE] > 0)
     push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
     lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
@@ -93,6 +106,7 @@ def _sample(
         organ_hu=organ_hu,
         noise_hu=noise_hu,
         cirrhosis=drawn.cirrhosis * any_placed[:, None],
+        **grown,
     )
 
 
@@ -111,7 +125,8 @@ def render_lesions(
             moved = (part.centre_vox, part.lesion[..., Trait.PUSH_MM], push, part.active & (push > 0))
             new_image, new_label = warp(image[rows, 0], label[rows, 0], *moved, organ_label, spacing_mm, origin_vox, backend)
             lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
-            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend)
+            grown = part.grown(origin_vox, new_label.shape[1:])
+            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown)
             made = (new_image, new_label, painted.number, painted.occupancy)
             for parts, new in zip((images, labels, numbers, occupancies), made, strict=True):
                 parts.append(new)

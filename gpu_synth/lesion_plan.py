@@ -1,13 +1,15 @@
 """LesionPlan: lesions of the full model as data, each with traits of its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels._columns import Trait
+from gpu_synth.kernels.growth import Grown
 from gpu_synth.plan_base import Plan
 
 # What people call a lesion's traits; lengths in mm, HU relative to the organ
@@ -42,6 +44,9 @@ class LesionPlan(Plan):
         lesion: What each lesion is like, see `kernels.traits.Trait`.
         organ_hu: HU of the organ in each scan.
         noise_hu: Its noise.
+        grown_time: When a lesion that grows invaded each voxel of the whole, see `kernels.growth.Grown`; None where lesions have outlines.
+        grown_number: Which lesion it was.
+        grown_stop: When each had its volume.
         cirrhosis: How far a cirrhotic organ's surface waves, in mm (standard deviation), and HU of its nodules; zeros of any other.
     """
 
@@ -51,6 +56,16 @@ class LesionPlan(Plan):
     organ_hu: Float[Tensor, " b"]
     noise_hu: Float[Tensor, " b"]
     cirrhosis: Float[Tensor, "b 2"]
+    grown_time: Int[Tensor, "b i j k"] | None = None
+    grown_number: Int[Tensor, "b i j k"] | None = None
+    grown_stop: Int[Tensor, "b slots"] | None = None
+
+    def grown(self, origin_vox: Sequence[int], shape_vox: Sequence[int]) -> Grown | None:
+        """What has grown in a part of the whole; None where lesions have outlines."""
+        if self.grown_time is None or self.grown_number is None or self.grown_stop is None:
+            return None
+        box = (slice(None), *(slice(start, start + n) for start, n in zip(origin_vox, shape_vox, strict=True)))
+        return Grown(self.grown_time[box], self.grown_number[box], self.grown_stop, self.grown_stop >= 0)
 
     def edit(self, **tensors: Tensor) -> "LesionPlan":
         """Copy with some tensors changed, or some traits by name. Reads the device, to refuse what could not be rendered.
@@ -62,6 +77,8 @@ class LesionPlan(Plan):
         Raises:
             ValueError: A field is unknown, of another shape, or not finite.
         """
+        if self.grown_time is not None and "radius_mm" in tensors:
+            raise ValueError("radius_mm must be left as it is in a plan of grown lesions; plan again with lesions=[{'radius_mm': …}]")
         lesion = self.lesion.clone()
         for name in [name for name in tensors if name in NAMES]:
             value = tensors.pop(name)
@@ -78,6 +95,9 @@ class LesionPlan(Plan):
 
     def _check_bounds(self) -> None:
         super()._check_bounds()
+        for maps in (self.grown_time, self.grown_number):
+            if maps is not None and maps.shape != (len(self), *self.whole_vox):
+                raise ValueError(f"grown_time and grown_number must have shape {(len(self), *self.whole_vox)}, got {tuple(maps.shape)}")
         for name in ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm"):
             values = self.lesion[..., NAMES[name]]
             if not (values > 0).all():

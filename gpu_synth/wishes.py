@@ -41,6 +41,11 @@ class Wishes(NamedTuple):
         nowhere = (math.nan, math.nan, math.nan)
         return _table(self.lesions, lambda wish: tuple(wish.get("centre_vox", nowhere)), nowhere).to(device)
 
+    def most_radius_mm(self, most_drawn_mm: float) -> float:
+        """The largest radius asked for, or drawn where one is not."""
+        asked = [wish.get("radius_mm", most_drawn_mm) for wishes in self.lesions or () for wish in wishes if wish is not None]
+        return float(max(asked, default=most_drawn_mm))
+
     def weights(self) -> UInt8[Tensor, "b i j k"] | None:
         """The map as integers, of the largest of each sample's values: 1 in 255 is the least that counts, more in huge volumes."""
         if self.where is None:

@@ -52,10 +52,17 @@ __device__ Seen seen(const float* row, const float4* waves, float dx, float dy, 
     return coloured(row, waves, rho / reach, (rho - reach) * length, dx, dy, dz);
 }
 
+// What a voxel that a grown lesion invaded sees of it: what it invaded last is its surface, what it invaded first its middle.
+__device__ Seen seen_grown(const float* row, const float4* waves, int time, int stop, float dx, float dy, float dz) {
+    const float way = (float)time / (float)(stop + 1);
+    return coloured(row, waves, way, row[RADIUS] * (way - 1.0f), dx, dy, dz);
+}
+
 // One voxel a thread, 8 × 32 along j and k a block: blocks (k, i · j, samples), which list the lesions that can reach them, eight at a time.
 // Bytes: 1 read and 6 written a voxel, and image and label twice where it changes; operations: 36 waves a voxel in reach of a lesion.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-paint_kernel(void* image, void* label, short* numbers, float* occupancy, const float* centre_vox, const float* lesions, const bool* active, const long long* uids,
+paint_kernel(void* image, void* label, short* numbers, float* occupancy, const float* centre_vox, const float* lesions, const bool* active,
+             const short* times, const short* grown, const short* stops, const long long* uids,
              unsigned long long seed, int image_kind, int label_kind, long long organ, long long tumor, int slots, int n_i, int n_j, int n_k, float mm_i,
              float mm_j, float mm_k, int origin_i, int origin_j, int origin_k) {
     __shared__ float rows[LISTED][TRAITS], centres[LISTED][3];
@@ -66,6 +73,8 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
     const int j = first_j + thread / ACROSS_K, k = first_k + thread % ACROSS_K;
     const long long sample = blockIdx.z;
     const unsigned long long uid = (unsigned long long)uids[sample];
+    const long long at = ((sample * n_i + i) * n_j + min(j, n_j - 1)) * n_k + min(k, n_k - 1);  // of a thread beyond the array: what it writes is nothing
+    const int grown_number = grown ? grown[at] : 0;
     Seen best = {UNSEEN, 0.0f, 0.0f};
     int number = 0;
     for (int first = 0; first < slots; first += LISTED) {
@@ -89,14 +98,15 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
             if (!listed[entry]) continue;
             const float* centre = centres[entry];
             const float dx = ((float)i - centre[0]) * mm_i, dy = ((float)j - centre[1]) * mm_j, dz = ((float)k - centre[2]) * mm_k;
-            const Seen lesion = seen(rows[entry], waves[entry], dx, dy, dz);
+            if (grown && grown_number != first + entry + 1) continue;
+            const Seen lesion = grown ? seen_grown(rows[entry], waves[entry], times[at], stops[sample * slots + first + entry], dx, dy, dz)
+                                      : seen(rows[entry], waves[entry], dx, dy, dz);
             if (lesion.depth > best.depth) best = lesion;
             if (lesion.depth > 0.0f && number == 0) number = first + entry + 1;
         }
         __syncthreads();
     }
     if (j >= n_j || k >= n_k) return;
-    const long long at = ((sample * n_i + i) * n_j + j) * n_k + k;
     const bool inside = read_label(label, at, label_kind) == organ;
     numbers[at] = inside ? (short)number : (short)0;
     occupancy[at] = inside ? best.held : 0.0f;

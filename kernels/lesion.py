@@ -20,6 +20,7 @@ from torch import Tensor
 from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels._outline import radius_at, rotation, texture_at, waves
+from gpu_synth.kernels.growth import Grown
 
 RIM_AT, RIM_WIDTH = 0.88, 0.10  # of the way from centre to surface
 CORE_WIDTH = 0.12
@@ -49,6 +50,7 @@ def paint_(
     organ_label: int,
     tumor_label: int,
     backend: str = "torch",
+    grown: Grown | None = None,
 ) -> Painted:
     """Paint lesions into image and label, in place, inside the organ.
 
@@ -65,6 +67,7 @@ def paint_(
         organ_label: Number of the organ.
         tumor_label: Number of tumours.
         backend: "torch" or "cupy".
+        grown: Lesions that have grown, in this array: their shape is what they invaded, not their outline.
 
     Returns:
         Which lesion holds a voxel, and how much of the voxel is lesion. Of lesions over each other, the one in which a voxel lies deepest,
@@ -73,7 +76,7 @@ def paint_(
     Source: facts on effects: the capsule is a rim of 25 to 120 HU blurred by 0.8 voxels of 1 mm (Hu et al. 2023). All else is our choice.
     """
     run = _paint_cuda_ if backend == "cupy" else paint_torch_
-    return run(image, label, centre_vox, lesion, active, seed, uid, spacing_mm, origin_vox, organ_label, tumor_label)
+    return run(image, label, centre_vox, lesion, active, seed, uid, spacing_mm, origin_vox, organ_label, tumor_label, grown)
 
 
 def _paint_cuda_(
@@ -88,6 +91,7 @@ def _paint_cuda_(
     origin_vox: Sequence[int],
     organ_label: int,
     tumor_label: int,
+    grown: Grown | None,
 ) -> Painted:
     b, ni, nj, nk = label.shape
     number = torch.empty(label.shape, dtype=torch.int16, device=label.device)
@@ -95,7 +99,8 @@ def _paint_cuda_(
     kinds = (_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), np.int64(organ_label), np.int64(tumor_label))
     sizes = [np.int32(n) for n in (active.shape[1], ni, nj, nk)]
     place = [*(np.float32(spacing) for spacing in spacing_mm), *(np.int32(start) for start in origin_vox)]
-    arguments = (image, label, number, occupancy, centre_vox, lesion, active, uid, _launch.key(seed), *kinds, *sizes, *place)
+    of_growth = [_launch.NULL] * 3 if grown is None else [x.contiguous() for x in (grown.time, grown.number, grown.stop)]
+    arguments = (image, label, number, occupancy, centre_vox, lesion, active, *of_growth, uid, _launch.key(seed), *kinds, *sizes, *place)
     _launch.launch("lesion", "paint_kernel", (-(-nk // 32), ni * -(-nj // 8), b), (256, 1, 1), arguments)
     return Painted(number, occupancy)
 
@@ -112,6 +117,7 @@ def paint_torch_(
     origin_vox: Sequence[int],
     organ_label: int,
     tumor_label: int,
+    grown: Grown | None,
 ) -> Painted:
     """Twin of the kernel."""
     organ = label == organ_label
@@ -123,7 +129,12 @@ def paint_torch_(
             row, at = lesion[sample, slot], centre[sample, slot]
             box = _box(row, at, active[sample, slot], spacing_mm, label)
             of_sample = (sample, slice(*box[0]), slice(*box[1]), slice(*box[2]))
-            seen = _seen(row, wave[sample, slot], _offsets(box, at, spacing_mm))
+            offset_mm = _offsets(box, at, spacing_mm)
+            if grown is None:
+                seen = _seen(row, wave[sample, slot], offset_mm)
+            else:
+                invaded = grown.number[of_sample] == slot + 1
+                seen = _seen_grown(row, wave[sample, slot], offset_mm, invaded, grown.time[of_sample], grown.stop[sample, slot])
             more = (seen.depth > depth[of_sample]) & active[sample, slot]
             for field, value in ((depth, seen.depth), (occupancy, seen.held), (change, seen.change)):
                 field[of_sample] = torch.where(more, value, field[of_sample])
@@ -180,7 +191,7 @@ def _seen(row: Tensor, wave: Tensor, offset_mm: Tensor) -> _Seen:
     in_axes = torch.matmul(offset, rotation(row[Trait.ROTATION : Trait.ROTATION + 4])) / row[Trait.AXES : Trait.AXES + 3]
     rho, distance = in_axes.square().sum(-1).sqrt().clamp_min(1e-6), offset.square().sum(-1).sqrt()
     length, beyond_mm = torch.where(rho > 1e-5, distance / rho, row[Trait.RADIUS]), _beyond_mm(row)
-    everywhere = _Seen(torch.full_like(rho, -torch.inf), torch.zeros_like(rho), torch.zeros_like(rho))
+    everywhere = _unseen(rho)
     for near in _near((rho - row[Trait.REACH]) * length < beyond_mm):
         outline = row[Trait.IRREGULARITY : Trait.IRREGULARITY + 3]
         reach = radius_at(wave, in_axes[near] / rho[near, None], outline, row[Trait.REACH])
@@ -189,6 +200,22 @@ def _seen(row: Tensor, wave: Tensor, offset_mm: Tensor) -> _Seen:
         for whole, part in zip(everywhere, seen, strict=True):
             whole[near] = part
     return _Seen(*(whole.view(offset_mm.shape[:-1]) for whole in everywhere))
+
+
+def _seen_grown(row: Tensor, wave: Tensor, offset_mm: Tensor, invaded: Tensor, time: Tensor, stop: Tensor) -> _Seen:
+    """What a box of voxels sees of a lesion that has grown: what it invaded last is its surface, what it invaded first its middle."""
+    offset, everywhere = offset_mm.reshape(-1, 3), _unseen(invaded.flatten())
+    for near in _near(invaded.flatten()):
+        way = time.flatten()[near] / (stop + 1).to(torch.float32)
+        seen = _coloured(row, wave, way, row[Trait.RADIUS] * (way - 1.0), offset[near], _beyond_mm(row))
+        for whole, part, unseen in zip(everywhere, seen, (-torch.inf, 0.0, 0.0), strict=True):
+            whole[near] = torch.where(invaded.flatten()[near], part, unseen)
+    return _Seen(*(whole.view(invaded.shape) for whole in everywhere))
+
+
+def _unseen(like: Tensor) -> _Seen:
+    nothing = torch.zeros(like.shape, device=like.device)
+    return _Seen(torch.full_like(nothing, -torch.inf), nothing, nothing.clone())
 
 
 def _near(there: Tensor) -> Sequence[Tensor | slice]:

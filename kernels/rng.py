@@ -78,6 +78,8 @@ class Purpose(IntEnum):
     TRAIT = 10
     OUTLINE = 11
     SITE = 12
+    GROWTH = 13
+    FERTILITY = 14
 
 
 def split64(value: int) -> tuple[int, int]:

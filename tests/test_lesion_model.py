@@ -1,9 +1,11 @@
 """Preset "liver": whole lesions into scans, on torch operations and on kernels."""
 
+import numpy as np
 import pytest
 import torch
 from emulator import emulated
 from scans import ONE_MM, same, scans, uids
+from scipy import ndimage
 from twins import assert_same_images, assert_same_labels, on
 
 from gpu_synth import TumorPlan, TumorSynthesizer, presets
@@ -11,6 +13,8 @@ from gpu_synth.lesion_plan import LesionPlan
 
 SHAPE = (44, 40, 36)
 ALL_ON = {"halo": (-0.2, 0.2), "satellite_prob": 1.0, "cluster_prob": 0.5, "cirrhosis_prob": 1.0, "spiculation": (0.0, 0.02)}
+
+GROWTH = {"growth": True, "size_mm": (2.0, 3.0, 4.0, 6.0, 8.0)}
 
 
 def liver(backend="torch", **overrides):
@@ -26,12 +30,14 @@ def device(request, monkeypatch):
 
 
 @pytest.mark.parametrize("spacing_mm", [ONE_MM, (0.7, 0.7, 5.0), [ONE_MM, ONE_MM, (1.5, 1.5, 3.0)]], ids=["1mm", "0.7-0.7-5mm", "mixed"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_kernels_make_the_twins_lesions(device, dtype, spacing_mm):
+@pytest.mark.parametrize(
+    ("dtype", "growth"), [(torch.float32, {}), (torch.bfloat16, {}), (torch.float32, GROWTH)], ids=["float32", "bfloat16", "growth"]
+)
+def test_kernels_make_the_twins_lesions(device, dtype, growth, spacing_mm):
     image, label = scans(3, SHAPE, dtype)
     label[1] = 0
     image[2, 0, 5:8] = torch.nan
-    twin, kernel = liver(**ALL_ON), liver("cupy", **ALL_ON)
+    twin, kernel = liver(**ALL_ON, **growth), liver("cupy", **ALL_ON, **growth)
     expected_plan, plan = twin.plan(image, label, spacing_mm, uids(3)), kernel.plan(*on(device, (image, label)), spacing_mm, uids(3))
     assert torch.equal(plan.active.cpu(), expected_plan.active)
     assert torch.equal(plan.organ_hu.cpu(), expected_plan.organ_hu)
@@ -41,7 +47,7 @@ def test_kernels_make_the_twins_lesions(device, dtype, spacing_mm):
     assert same(got.image[1].cpu(), image[1])
 
 
-@pytest.mark.parametrize("overrides", [{}, ALL_ON], ids=["default", "all-on"])
+@pytest.mark.parametrize("overrides", [{}, ALL_ON, GROWTH], ids=["default", "all-on", "growth"])
 def test_a_sample_is_the_same_alone_and_in_a_batch(overrides):
     image, label = scans(4, SHAPE)
     together = liver(**overrides)(image, label, ONE_MM, uids(4))
@@ -53,10 +59,11 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(overrides):
 
 
 @pytest.mark.parametrize("spacing_mm", [ONE_MM, (0.7, 0.7, 3.0)], ids=["1mm", "0.7-0.7-3mm"])
-def test_a_crop_of_a_render_is_a_render_of_the_crop(spacing_mm):
+@pytest.mark.parametrize("growth", [{}, GROWTH], ids=["outlines", "growth"])
+def test_a_crop_of_a_render_is_a_render_of_the_crop(growth, spacing_mm):
     """Every effect on: they agree but for 8 voxels within the crop's border."""
     image, label = scans(2, (72, 60, 48))
-    synth = liver(scope="volume", **ALL_ON)
+    synth = liver(scope="volume", **{**ALL_ON, **growth, "count": (6, 6), "cluster_prob": 0.0})
     plan = synth.plan(image, label, spacing_mm, uids(2))
     whole = synth.render(image, label, plan)
     crop, inner = (slice(None), slice(None), slice(9, 53), slice(12, 50), slice(7, 40)), (slice(None), slice(None), *(slice(8, -8),) * 3)
@@ -128,6 +135,22 @@ def test_what_is_asked_for_is_what_comes():
     assert len(came) == 4
     for asked, got in zip(records, came, strict=True):
         assert got["equivalent_radius_mm"] == pytest.approx(asked["radius_mm"], rel=0.06)
+
+
+def test_grown_lesions_have_their_volume_and_their_plan_is_saved(tmp_path):
+    """24 lesions of 5 mm, 1 mm grid: within 5 %; each is one piece, and rendered again from a file."""
+    image, label = torch.full((24, 1, 32, 32, 32), 100.0), torch.ones(24, 1, 32, 32, 32, dtype=torch.uint8)
+    synth = liver(**GROWTH, mass_effect=(0.0, 0.0), bulge=(0.0, 0.0), cirrhosis_prob=0.0)
+    plan = synth.plan(image, label, ONE_MM, uids(24), lesions=[{"radius_mm": 5.0, "centre_vox": (16, 16, 16)}])
+    out = synth.render(image, label, plan)
+    volume = (out.label == 2).flatten(1).sum(1).double()
+    assert (volume / (4 / 3 * torch.pi * 125) - 1).abs().max() < 0.05
+    assert all(ndimage.label(number[0].numpy(), np.ones((3, 3, 3)))[1] == 1 for number in out.instances)
+    assert out.occupancy[out.label == 2].mean() > 0.7
+    plan.save(tmp_path / "plan")
+    assert same(synth.render(image, label, TumorPlan.load(tmp_path / "plan")).image, out.image)
+    with pytest.raises(ValueError, match="radius_mm must be left as it is in a plan of grown lesions"):
+        plan.edit(radius_mm=torch.full(plan.active.shape, 6.0))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from scans import ONE_MM, scans, uids
 from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.kernels import _launch, warp
+from gpu_synth.kernels.growth import growth
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.organs import LIVER
 
@@ -87,6 +88,12 @@ MUTANTS = {
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
     "warp barrier": ("warp.cu", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
     "warp neighbour": ("warp.cu", "max(from + 1, 0)", "max(from + 2, 0)"),
+    "growth maturity": ("growth.cu", "until - delay[kind] - cell", "until + 1 - delay[kind] - cell"),
+    "growth barrier": ("growth.cu", ">> 4);\n    }\n    __syncthreads();", ">> 4);\n    }"),
+    "growth reach": ("growth.cu", "min(last / delay_4,", "min(last / delay_4 / 2,"),
+    "growth stop": ("growth.cu", "late - (target - before < then - target)", "late - 1"),
+    "growth level": ("growth.cu", "sum = planes[0] + planes[1]", "sum = planes[1] + planes[1]"),
+    "growth nodes": ("automaton.cuh", "up_k ? part_k : period.k - part_k", "up_k ? period.k - part_k : part_k"),
 }  # fmt: skip
 
 
@@ -107,12 +114,14 @@ def synthesised(folder, order, monkeypatch):
         full = TumorSynthesizer(
             "liver", prob=1.0, backend="cupy", count=(6, 6), kinds=kinds, satellite_prob=1.0, satellites=(1, 2), cirrhosis_prob=1.0
         )
+        spread = torch.tensor([[[12.0, 18.0, 20.0], [30.0, 18.0, 21.0]]]).expand(2, 2, 3), torch.full((2, 2), 5.0), torch.ones(2, 2).bool()
+        grown = growth(bright, label[:, 0], None, *spread, *known[:2], 1, ONE_MM, 60, 0, uids(2), backend="cupy")
         lesion_plan = full.plan(image, label, ONE_MM, uids(2))
         painted = full.render(image, label, lesion_plan)
     except LaunchError:
         return None
     lesion_model = (painted.image, painted.label, *lesion_plan.tensors().values())
-    return out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *lesion_model
+    return out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *lesion_model
 
 
 @pytest.mark.parametrize(("file", "right", "wrong"), MUTANTS.values(), ids=MUTANTS)
