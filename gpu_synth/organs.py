@@ -68,8 +68,8 @@ LIVER = LesionPreset(
 )
 
 # The same lesions, but for their shape: facts on growth. Radii to 20 mm, our choice: a cell invades the next after five steps, so that
-# larger ones take hundreds of steps.
-LIVER_GROWTH = replace(LIVER, name="liver-growth", growth=True, size_mm=(2.0, 5.0, 10.0, 15.0, 20.0))
+# larger ones take hundreds of steps. Vessels bar their way rather than keeping them off.
+LIVER_GROWTH = replace(LIVER, name="liver-growth", growth=True, avoid_vessels=False, size_mm=(2.0, 5.0, 10.0, 15.0, 20.0))
 
 # Contrasts of adenocarcinoma and cyst: target HU 0.79 h − 41 and 0.757 h − 3.7, ± 5 %, h the organ's mean (Li et al. 2023); as contrasts
 # −0.21 h − 41 and −0.243 h − 3.7, the ± 5 % of a target of some 0.8 h as ± 0.04 h. Neuroendocrine tumours, brighter than the organ in the
