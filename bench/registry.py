@@ -16,7 +16,7 @@ from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case
 from gpu_synth.kernels import blend, edge, gaussian, growth, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
 from gpu_synth.kernels._cells import Box
 from gpu_synth.lesion_plan import LesionPlan
-from gpu_synth.lesion_preset import lesion_table
+from gpu_synth.lesion_table import lesion_table
 from gpu_synth.organs import LIVER
 from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of

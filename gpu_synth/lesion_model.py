@@ -15,7 +15,8 @@ from gpu_synth.kernels.tissue import tissue
 from gpu_synth.kernels.traits import traits
 from gpu_synth.kernels.warp import warp
 from gpu_synth.lesion_plan import LesionPlan
-from gpu_synth.lesion_preset import LesionPreset, lesion_table
+from gpu_synth.lesion_preset import LesionPreset
+from gpu_synth.lesion_table import lesion_table
 from gpu_synth.plan_base import Spacing
 from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, together

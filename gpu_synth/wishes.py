@@ -12,7 +12,8 @@ from gpu_synth.kernels._columns import Scan, Trait
 from gpu_synth.kernels.sites import MOST_TOTAL
 from gpu_synth.kernels.traits import Traits, traits
 from gpu_synth.lesion_plan import NAMES
-from gpu_synth.lesion_preset import MOST_LESIONS, LesionPreset, lesion_table
+from gpu_synth.lesion_preset import MOST_LESIONS, LesionPreset
+from gpu_synth.lesion_table import lesion_table
 
 Wish = Mapping[str, Any]
 Asked = tuple[tuple[Wish | None, ...], ...]

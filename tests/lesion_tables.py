@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from gpu_synth.lesion_preset import lesion_table
+from gpu_synth.lesion_table import lesion_table
 from gpu_synth.organs import LIVER
 
 BUSY = replace(

@@ -11,7 +11,7 @@ from twins import assert_equal, on
 
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.traits import traits
-from gpu_synth.lesion_preset import lesion_table
+from gpu_synth.lesion_table import lesion_table
 
 RARE = 1e-6
 SCANS = 600
