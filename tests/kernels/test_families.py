@@ -80,8 +80,8 @@ MUTANTS = {
     "lesion reach": ("lesion.cu", "* row[REACH] + FAR_SIGMAS", "* 0.7f + FAR_SIGMAS"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
-    "warp barrier": ("warp.cu", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
-    "warp neighbour": ("warp.cu", "max(from + 1, 0)", "max(from + 2, 0)"),
+    "medians barrier": ("resample.cuh", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
+    "interpolation neighbour": ("resample.cuh", "max(from + 1, 0)", "max(from + 2, 0)"),
 }  # fmt: skip
 
 
