@@ -3,7 +3,7 @@
 // One layout: key = (seed low, seed high), counter = (index, purpose << 16 | slot, uid low, uid high).
 #pragma once
 
-enum Purpose : unsigned { SCAN = 0, COUNT = 1, LESION = 2, ELASTIC = 3, DENSITY = 4, SALT = 5, PLACEMENT = 9, TRAIT = 10, OUTLINE = 11, SITE = 12 };
+enum Purpose : unsigned { SCAN = 0, COUNT = 1, LESION = 2, ELASTIC = 3, DENSITY = 4, SALT = 5, PLACEMENT = 9, TRAIT = 10, OUTLINE = 11, SITE = 12, NODULE = 14 };
 
 struct Words {
     unsigned word[4];

@@ -78,6 +78,7 @@ class Purpose(IntEnum):
     TRAIT = 10
     OUTLINE = 11
     SITE = 12
+    NODULE = 14
 
 
 def split64(value: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from scans import ONE_MM, scans, uids
 from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.kernels import _launch, warp
+from gpu_synth.kernels.cirrhosis import cirrhosis
 from gpu_synth.kernels.tissue import tissue
 
 FAMILIES = sorted(path.stem for path in KERNELS.glob("[a-z]*.py") if path.stem != "__init__")
@@ -81,6 +82,11 @@ MUTANTS = {
     "philox": ("rng.cuh", "round < 10", "round < 9"),
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
     "medians barrier": ("resample.cuh", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
+    "nodules barrier": ("cirrhosis.cu", "        __syncthreads();\n        float value", "        float value"),
+    "nodules place": ("cirrhosis.cu", "block.j + place - TILE_I :", "block.j + place - TILE_I + 1 :"),
+    "nodules reach": ("cirrhosis.cu", "block.around(FAR_IMAGE)", "block.around(0)"),
+    "surface barrier": ("surface.cuh", "(unsigned short)sum;\n    }\n    __syncthreads();", "(unsigned short)sum;\n    }"),
+    "surface tap": ("surface.cuh", "(bits >> tap & 1ull)", "(bits >> (tap + 1) & 1ull)"),
     "interpolation neighbour": ("resample.cuh", "max(from + 1, 0)", "max(from + 2, 0)"),
 }  # fmt: skip
 
@@ -98,13 +104,14 @@ def synthesised(folder, order, monkeypatch):
         strength = torch.full(plan.active.shape, 40.0)
         lesions = plan.centre_vox, plan.shapes_vox()[0].amax(-1), strength, plan.active
         moved = warp.warp(image[:, 0], label[:, 0], *lesions, 1, ONE_MM, backend="cupy")
+        diseased = cirrhosis(image[:, 0], label[:, 0], *torch.tensor([[0.5, 1.0], [8.0, 8.0]]), 1, ONE_MM, 0, uids(2), backend="cupy")
         full = TumorSynthesizer("liver", prob=1.0, backend="cupy", count=(6, 6))
         lesion_plan = full.plan(image, label, ONE_MM, uids(2))
         painted = full.render(image, label, lesion_plan)
     except LaunchError:
         return None
     lesion_model = (painted.image, painted.label, *lesion_plan.tensors().values())
-    return out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *lesion_model
+    return out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *diseased, *lesion_model
 
 
 @pytest.mark.parametrize(("file", "right", "wrong"), MUTANTS.values(), ids=MUTANTS)
