@@ -13,7 +13,23 @@ from torch import Tensor
 from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.bench import effects, settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
-from gpu_synth.kernels import blend, edge, gaussian, growth, lesion, placement, plan, rng, shape, sites, texture, tissue, traits, warp
+from gpu_synth.kernels import (
+    blend,
+    cirrhosis,
+    edge,
+    gaussian,
+    growth,
+    lesion,
+    placement,
+    plan,
+    rng,
+    shape,
+    sites,
+    texture,
+    tissue,
+    traits,
+    warp,
+)
 from gpu_synth.kernels._cells import Box
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_table import lesion_table
@@ -23,6 +39,7 @@ from gpu_synth.table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
 RADIUS_MM, NOISE_HU, WARP_STRENGTH = 8.0, 12.0, 30.0
+CIRRHOSIS_MM, CIRRHOSIS_HU = 0.8, 8.0
 SYNTHESIS_TESTS = ("test_identity.py",)
 PUBLISHED_TESTS = ("bench/test_published.py",)
 
@@ -167,6 +184,16 @@ def _growth(device: torch.device, setting: Setting) -> Case:
     return Case(run, (image, label, vessel, lesions, hu, noise, uid))
 
 
+def _cirrhosis(device: torch.device, setting: Setting) -> Case:
+    """Patches that the organ's surface cuts slantwise, two thirds of them organ."""
+    i, j, k = (torch.linspace(0.0, 1.0, n, device=device) for n in setting.whole_vox)
+    label = (i[:, None, None] + 0.3 * j[:, None] + 0.2 * k < 0.9).to(torch.uint8).expand(setting.samples, -1, -1, -1).contiguous()
+    image = ORGAN_HU * label + 12.0 * torch.randn(label.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    strength, nodule_hu = (torch.full((setting.samples,), value, device=device) for value in (CIRRHOSIS_MM, CIRRHOSIS_HU))
+    scans, rest = (image, label, strength, nodule_hu), (ORGAN, SPACING_MM, SEED, _uids(device, setting))
+    return Case(lambda: cirrhosis.cirrhosis(*scans, *rest, backend=_backend(setting)), scans)
+
+
 class LesionCase(NamedTuple):
     """Patches that are all organ, and lesions of preset "liver" in them."""
 
@@ -256,6 +283,7 @@ OPERATIONS = (
     _family("tissue", "HU, noise and vessels, float32 image", settings.fields, _tissue),
     _family("warp", "4 lesions of 8 mm, float32 image", settings.fields, _warp),
     _family("growth", "4 lesions of 8 mm, float32 image", settings.fields, _growth),
+    _family("cirrhosis", "nodules and surface, float32 image", settings.fields, _cirrhosis),
     _family("traits", "6 lesions a sample", settings.scalars, _traits),
     _family("sites", "6 lesions a sample", settings.fields, _sites),
     _family("lesion", "preset liver, float32 image", settings.fields, _lesion),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels._seedbed import BALL
+from gpu_synth.kernels.cirrhosis import cirrhosis
 from gpu_synth.kernels.growth import growth, steps_for
 from gpu_synth.kernels.lesion import paint_
 from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
@@ -19,7 +20,7 @@ from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.lesion_table import lesion_table
 from gpu_synth.plan_base import Spacing
 from gpu_synth.precision import full_precision
-from gpu_synth.render import Render, together
+from gpu_synth.render import Render, looks_at_values, together
 from gpu_synth.wishes import Wishes, asked_traits
 
 BULGE_REACH = 1.6  # our choice: as far as tissue moves in the published mass effect, the surface over a lesion moves by 0.03 radii at most
@@ -106,7 +107,7 @@ def _sample(
         lesion=lesion,
         organ_hu=organ_hu,
         noise_hu=noise_hu,
-        cirrhosis=drawn.cirrhosis * any_placed[:, None],
+        cirrhosis=drawn.cirrhosis * any_placed[:, None] if preset.cirrhosis_prob > 0 else None,
         **grown,
     )
 
@@ -114,7 +115,7 @@ def _sample(
 def render_lesions(
     image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, tumor_label: int, backend: str
 ) -> Render:
-    """Mass effect ▶ lesions, in copies of healthy images; arguments are checked by `TumorSynthesizer.render`."""
+    """Cirrhosis ▶ mass effect ▶ lesions, in copies of healthy images; arguments are checked by `TumorSynthesizer.render`."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
     numbers: list[Tensor] = []
@@ -124,7 +125,8 @@ def render_lesions(
             part = plan[rows]
             spacing_mm, push = part.spacing_mm[0], part.lesion[..., Trait.PUSH]
             moved = (part.centre_vox, part.lesion[..., Trait.PUSH_MM], push, part.active & (push > 0))
-            new_image, new_label = warp(image[rows, 0], label[rows, 0], *moved, organ_label, spacing_mm, origin_vox, backend)
+            new_image, new_label = _diseased(image[rows, 0], label[rows, 0], part, origin_vox, organ_label, backend)
+            new_image, new_label = warp(new_image, new_label, *moved, organ_label, spacing_mm, origin_vox, backend)
             lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
             grown = part.grown(origin_vox, new_label.shape[1:])
             painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown)
@@ -133,3 +135,14 @@ def render_lesions(
                 parts.append(new)
     new_images, new_labels, number, occupancy = (torch.cat(parts)[:, None] for parts in (images, labels, numbers, occupancies))
     return Render(new_images, new_labels, number, plan, image, organ_label, tumor_label, occupancy)
+
+
+def _diseased(
+    image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The organs as their disease has made them; where none is diseased, as they are."""
+    if plan.cirrhosis is None or (looks_at_values(backend, image.device) and not (plan.cirrhosis > 0).any()):
+        return image, label
+    surface_mm, nodule_hu = plan.cirrhosis.unbind(1)
+    key = (plan.seed, plan.uid, origin_vox, backend)
+    return cirrhosis(image, label, surface_mm.contiguous(), nodule_hu.contiguous(), organ_label, plan.spacing_mm[0], *key)

@@ -47,7 +47,8 @@ class LesionPlan(Plan):
         grown_time: When a lesion that grows invaded each voxel of the whole, see `kernels.growth.Grown`; None where lesions have outlines.
         grown_number: Which lesion it was.
         grown_stop: When each had its volume.
-        cirrhosis: How far a cirrhotic organ's surface waves, in mm (standard deviation), and HU of its nodules; zeros of any other.
+        cirrhosis: How far a cirrhotic organ's surface waves, in mm, and HU of its nodules (standard deviations); zeros of any other. None
+            where no organ can be.
     """
 
     kinds: tuple[str, ...]
@@ -55,7 +56,7 @@ class LesionPlan(Plan):
     lesion: Float[Tensor, "b slots traits"]
     organ_hu: Float[Tensor, " b"]
     noise_hu: Float[Tensor, " b"]
-    cirrhosis: Float[Tensor, "b 2"]
+    cirrhosis: Float[Tensor, "b 2"] | None = None
     grown_time: Int[Tensor, "b i j k"] | None = None
     grown_number: Int[Tensor, "b i j k"] | None = None
     grown_stop: Int[Tensor, "b slots"] | None = None
@@ -115,7 +116,8 @@ class LesionPlan(Plan):
             traits by name: `radius_mm` (of the ball of as much volume), `contrast_hu`, `core_hu`, `rim_hu`, `edge_sigma_mm`, …
         """
         uid, centre, lesion = self.uid.tolist(), self.centre_vox.tolist(), self.lesion.tolist()
-        organ_hu, noise_hu, cirrhotic = self.organ_hu.tolist(), self.noise_hu.tolist(), (self.cirrhosis > 0).any(1).tolist()
+        organ_hu, noise_hu = self.organ_hu.tolist(), self.noise_hu.tolist()
+        cirrhotic = [False] * len(self) if self.cirrhosis is None else (self.cirrhosis > 0).any(1).tolist()
         return [
             {
                 "uid": uid[sample],

@@ -53,8 +53,8 @@ LIVER = LesionPreset(
     satellite_radius_mm=(2.0, 5.0),
     satellite_mm=20.0,
     cirrhosis_prob=0.1,
-    surface_mm=(0.6, 1.2),
-    nodule_hu=(5.0, 12.0),
+    surface_mm=(0.4, 0.8),
+    nodule_hu=(4.0, 8.0),
     growth=False,
     kinds=(
         LesionKind("hypodense", 0.48, body=(-0.55, -0.20), texture=(0.05, 0.25)),

@@ -177,7 +177,7 @@ def _check(family: str, kernel: str, arguments: Sequence[object]) -> torch.devic
 
 
 _POINTERS = {
-    "float": torch.float32, "int": torch.int32, "long long": torch.int64, "short": torch.int16,
+    "float": torch.float32, "double": torch.float64, "int": torch.int32, "long long": torch.int64, "short": torch.int16,
     "unsigned short": torch.uint16, "unsigned char": torch.uint8, "bool": torch.bool, "void": None
 }  # fmt: skip
 

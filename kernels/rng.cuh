@@ -4,7 +4,8 @@
 #pragma once
 
 enum Purpose : unsigned {
-    SCAN = 0, COUNT = 1, LESION = 2, ELASTIC = 3, DENSITY = 4, SALT = 5, PLACEMENT = 9, TRAIT = 10, OUTLINE = 11, SITE = 12, GROWTH = 13, FERTILITY = 14
+    SCAN = 0, COUNT = 1, LESION = 2, ELASTIC = 3, DENSITY = 4, SALT = 5, PLACEMENT = 9, TRAIT = 10, OUTLINE = 11, SITE = 12, GROWTH = 13, FERTILITY = 14,
+    NODULE = 15
 };
 
 struct Words {

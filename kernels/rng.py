@@ -80,6 +80,7 @@ class Purpose(IntEnum):
     SITE = 12
     GROWTH = 13
     FERTILITY = 14
+    NODULE = 15
 
 
 def split64(value: int) -> tuple[int, int]:

@@ -1,23 +1,17 @@
 // Mass effect: tissue pushed away from lesions. A table of lesions that are safe together, the image's smooth part near them, the warp.
-#include "images.cuh"
 #include "labels.cuh"
-#include "tiles.cuh"
+#include "resample.cuh"
 
 constexpr int THREADS = TILE_J * TILE_K;
 constexpr int LISTED = 64;                        // lesions that one tile can list: slots are worked on this many at a time
-constexpr int HALO = 4;                           // voxels that two medians of five reach
-constexpr int WIDE_I = TILE_I + 2 * HALO, WIDE_J = TILE_J + 2 * HALO, WIDE_K = TILE_K + 2 * HALO;
-constexpr int ROW = WIDE_K + 1;                   // odd: lines along k lie in different banks
 constexpr float MARGIN_VOX = 2.0f;                // of a sample's upper neighbour, and of rounding
 constexpr float MOST_RADIUS_MM = 1e4f;            // as in kernels/warp.py, like the next two
 constexpr double REACH = 1.3, COMPRESSION = 0.6;
 enum { CENTRE = 0, PER_MM = 3, PUSH = 4, REACH_MM = 5, COLUMNS = 6 };
 
-struct Grid {
-    int n_i, n_j, n_k, origin_i, origin_j, origin_k;
+struct Grid : Extent {
+    int origin_i, origin_j, origin_k;
     float mm_i, mm_j, mm_k;
-
-    __device__ long long at(long long sample, int i, int j, int k) const { return ((sample * n_i + i) * n_j + j) * n_k + k; }
 };
 
 struct Slot {
@@ -71,27 +65,12 @@ __device__ bool reaches(const float* row, const Grid& grid, int start_i, int sta
            touches(row[CENTRE + 2], row[REACH_MM], grid.mm_k, grid.origin_k, start_k, TILE_K);
 }
 
-// The smaller and the larger of two; NaN, where one is: a median that sees NaN is NaN.
-__device__ __forceinline__ float smaller(float a, float b) { return a < b || isnan(a) ? a : b; }
-__device__ __forceinline__ float larger(float a, float b) { return a > b || isnan(a) ? a : b; }
-
-// Median of five along a line of shared memory, in place; its first and last two keep what they are.
-__device__ void median_line(float* line, int step, int n) {
-    float a = line[0], b = line[step], c = line[2 * step], d = line[3 * step];
-    for (int q = 2; q < n - 2; ++q) {
-        const float e = line[(q + 2) * step], low = larger(smaller(a, b), smaller(d, e)), high = smaller(larger(a, b), larger(d, e));
-        line[q * step] = larger(smaller(low, high), smaller(larger(low, high), c));
-        a = b, b = c, c = d, d = e;
-    }
-}
-
 // One tile of one sample a block: blocks (k tiles, i tiles · j tiles, samples), its smooth part and that of nothing else; a block that
-// no lesion is near does nothing. Bytes: 5 images read from cache, 4 written a voxel; operations: 300.
+// no lesion is near does nothing.
 extern "C" __global__ void __launch_bounds__(THREADS)
 smooth_kernel(float* smooth, const float* table, const void* image, int kind, int slots, int n_i, int n_j, int n_k, int origin_i, int origin_j,
               int origin_k, float mm_i, float mm_j, float mm_k) {
-    const Grid grid = {n_i, n_j, n_k, origin_i, origin_j, origin_k, mm_i, mm_j, mm_k};
-    __shared__ float tile[WIDE_I * WIDE_J * ROW];
+    const Grid grid = {{n_i, n_j, n_k}, origin_i, origin_j, origin_k, mm_i, mm_j, mm_k};
     __shared__ int near;
     const int thread = threadIdx.x, tiles_j = (grid.n_j + TILE_J - 1) / TILE_J;
     const int start_i = blockIdx.y / tiles_j * TILE_I, start_j = blockIdx.y % tiles_j * TILE_J, start_k = blockIdx.x * TILE_K;
@@ -102,52 +81,7 @@ smooth_kernel(float* smooth, const float* table, const void* image, int kind, in
         if (reaches(table + (sample * slots + slot) * COLUMNS, grid, start_i, start_j, start_k)) near = 1;
     __syncthreads();
     if (!near) return;
-    for (int item = thread; item < WIDE_I * WIDE_J * WIDE_K; item += THREADS) {
-        const int i = item / (WIDE_J * WIDE_K), j = item / WIDE_K % WIDE_J, k = item % WIDE_K;
-        const long long at = grid.at(sample, min(max(start_i + i - HALO, 0), grid.n_i - 1), min(max(start_j + j - HALO, 0), grid.n_j - 1),
-                                     min(max(start_k + k - HALO, 0), grid.n_k - 1));
-        const float value = read_voxel(image, at, kind);
-        tile[(i * WIDE_J + j) * ROW + k] = isfinite(value) ? value : __int_as_float(0x7FC00000);
-    }
-    __syncthreads();
-    for (int pass = 0; pass < 2; ++pass) {
-        for (int line = thread; line < WIDE_J * WIDE_K; line += THREADS) median_line(tile + line / WIDE_K * ROW + line % WIDE_K, WIDE_J * ROW, WIDE_I);
-        __syncthreads();
-        for (int line = thread; line < WIDE_I * WIDE_K; line += THREADS) median_line(tile + line / WIDE_K * WIDE_J * ROW + line % WIDE_K, ROW, WIDE_J);
-        __syncthreads();
-        for (int line = thread; line < WIDE_I * WIDE_J; line += THREADS) median_line(tile + line * ROW, 1, WIDE_K);
-        __syncthreads();
-    }
-    const int j = thread / TILE_K, k = thread % TILE_K;
-    if (start_j + j >= grid.n_j || start_k + k >= grid.n_k) return;
-    for (int i = 0; i < min(TILE_I, grid.n_i - start_i); ++i)
-        smooth[grid.at(sample, start_i + i, start_j + j, start_k + k)] = tile[((i + HALO) * WIDE_J + j + HALO) * ROW + k + HALO];
-}
-
-struct Along {
-    int low, high, nearest;
-    float part;
-};
-
-// Where a voxel samples along one axis: the two voxels beside that point, and the nearest, all in the array.
-__device__ __forceinline__ Along along(int at, float moved, int n) {
-    const float whole = floorf(moved), part = moved - whole;
-    const int from = at + (int)whole, low = min(max(from, 0), n - 1), high = min(max(from + 1, 0), n - 1);
-    return {low, high, part < 0.5f ? low : high, part};
-}
-
-// The smooth part at a point, trilinear: along k first, then j, then i.
-__device__ float interpolated(const float* smooth, const Grid& grid, long long sample, const Along& i, const Along& j, const Along& k) {
-    const auto on_line = [&](int at_i, int at_j) {
-        const float first = smooth[grid.at(sample, at_i, at_j, k.low)], second = smooth[grid.at(sample, at_i, at_j, k.high)];
-        return first + (second - first) * k.part;
-    };
-    const auto on_plane = [&](int at_i) {
-        const float first = on_line(at_i, j.low), second = on_line(at_i, j.high);
-        return first + (second - first) * j.part;
-    };
-    const float first = on_plane(i.low), second = on_plane(i.high);
-    return first + (second - first) * i.part;
+    smooth_tile(smooth, image, kind, grid, sample, start_i, start_j, start_k);
 }
 
 // Blocks as above; a thread walks the tile's eight voxels along i. `out` and `out_label` hold image and label before; only what moves is written.
@@ -155,7 +89,7 @@ __device__ float interpolated(const float* smooth, const Grid& grid, long long s
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
 warp_kernel(void* out, void* out_label, const float* smooth, const float* table, const void* image, const void* label, int kind, int label_kind,
             long long organ, int slots, int n_i, int n_j, int n_k, int origin_i, int origin_j, int origin_k, float mm_i, float mm_j, float mm_k) {
-    const Grid grid = {n_i, n_j, n_k, origin_i, origin_j, origin_k, mm_i, mm_j, mm_k};
+    const Grid grid = {{n_i, n_j, n_k}, origin_i, origin_j, origin_k, mm_i, mm_j, mm_k};
     __shared__ float rows[LISTED][COLUMNS];
     __shared__ bool listed[LISTED];
     const int thread = threadIdx.x, tiles_j = (grid.n_j + TILE_J - 1) / TILE_J;
@@ -193,7 +127,7 @@ warp_kernel(void* out, void* out_label, const float* smooth, const float* table,
         if (i >= grid.n_i || (moved_i[deep] == 0.0f && moved_j[deep] == 0.0f && moved_k[deep] == 0.0f)) continue;
         const Along on_i = along(i, moved_i[deep], grid.n_i), on_j = along(j, moved_j[deep], grid.n_j), on_k = along(k, moved_k[deep], grid.n_k);
         const long long at = grid.at(sample, i, j, k);
-        const float change = interpolated(smooth, grid, sample, on_i, on_j, on_k) - smooth[at];
+        const float change = interpolated(grid, sample, on_i, on_j, on_k, [=](long long from) { return smooth[from]; }) - smooth[at];
         if (isfinite(change) && change != 0.0f) {
             if (kind == FLOAT64) ((double*)out)[at] = ((const double*)image)[at] + (double)change;
             else write_voxel(out, at, kind, read_voxel(image, at, kind) + change);

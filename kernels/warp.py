@@ -23,14 +23,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
+from gpu_synth.kernels._resample import Along, along, gather, smooth_part, trilinear
 from gpu_synth.kernels.shape import TILE_VOX
 
 REACH = 1.3  # radii within which tissue moves
 COMPRESSION = 0.6  # our choice: two lesions of the published strength may share a centre, and nothing is squeezed beyond 0.4 of its length
 MOST_RADIUS_MM = 1e4
-HALO_VOX = 4  # what two medians of five reach
 FARTHEST = 4 / 27  # the largest of u (1 − u)²: what one lesion moves, as a share of strength and reach
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch gathers no other unsigned integers
 
 
 class Warped(NamedTuple):
@@ -201,17 +200,26 @@ def _warp_region(
     """Warp a region of a batch, into `out`."""
     inside = (slice(None), *(slice(start, end) for start, end in region.voxels))
     sampled = (slice(None), *(slice(start, end) for start, end in region.sampled))
-    ways = [_along(shift, region, axis) for axis, shift in enumerate(_displacement(table, region, spacing, origin_vox))]
-    smooth, old, labels = _smooth(image, region.sampled), image[inside], label[inside]
+    ways = _ways(_displacement(table, region, spacing, origin_vox), region)
+    smooth, old, labels = smooth_part(image, region.sampled), image[inside], label[inside]
     here = smooth[(slice(None), *(slice(a - c, b - c) for (a, b), (c, _) in zip(region.voxels, region.sampled, strict=True)))]
-    change = _trilinear(smooth, ways).sub_(here)
+    change = trilinear(smooth, ways).sub_(here)
     new = old.to(torch.promote_types(old.dtype, torch.float32)).add(change).to(old.dtype)
     amount = change.abs()
     out.image[inside] = torch.where((amount > 0) & (amount < torch.inf), new, old)
     i, j, k = (torch.where(way.part < 0.5, way.low, way.high) for way in ways)
-    there = _gather(label[sampled], (i + j).add_(k))
+    there = gather(label[sampled], (i + j).add_(k))
     movable = ((labels == 0) | (labels == organ_label)) & ((there == 0) | (there == organ_label))
     out.label[inside] = torch.where(movable, there, labels)
+
+
+def _ways(shifts: list[Tensor], region: _Region) -> list[Along]:
+    """Where the voxels of a region sample, in what they may sample."""
+    shape, ways = [last - first for first, last in region.sampled], []
+    for axis, ((start, end), (first, _), shift) in enumerate(zip(region.voxels, region.sampled, shifts, strict=True)):
+        at = torch.arange(start - first, end - first, device=shift.device).view([-1 if dim == axis else 1 for dim in range(3)])
+        ways.append(along(at, shift, shape, axis))
+    return ways
 
 
 def _displacement(table: Tensor, region: _Region, spacing: list[float], origin_vox: Sequence[int]) -> list[Tensor]:
@@ -231,61 +239,3 @@ def _displacement(table: Tensor, region: _Region, spacing: list[float], origin_v
         for shift, x in zip(moved, away, strict=True):
             shift.sub_(share * x)
     return moved
-
-
-def _smooth(image: Tensor, box: list[tuple[int, int]]) -> Tensor:
-    """Two passes of medians of five along i, j, k, on a box of the image, float32; NaN where any voxel in reach is not finite."""
-    wide = [(max(0, start - HALO_VOX), min(n, end + HALO_VOX)) for (start, end), n in zip(box, image.shape[1:], strict=True)]
-    field = image[(slice(None), *(slice(start, end) for start, end in wide))].to(torch.float32)
-    field = (field - field).add_(field)  # infinities become NaN, which minima and maxima hand on
-    beyond = [n for (start, end), (a, b) in zip(box[::-1], wide[::-1], strict=True) for n in (a - start + HALO_VOX, end + HALO_VOX - b)]
-    if any(beyond):
-        field = torch.nn.functional.pad(field[None], beyond, mode="replicate")[0]
-    for axis in (1, 2, 3, 1, 2, 3):
-        field = _median_of_five(field, axis)
-    return field
-
-
-def _median_of_five(field: Tensor, axis: int) -> Tensor:
-    """Median along an axis, which becomes four shorter: of two minima the larger, of two maxima the smaller, and the middle."""
-    n = field.shape[axis]
-    low, high = (of(field.narrow(axis, 0, n - 1), field.narrow(axis, 1, n - 1)) for of in (torch.minimum, torch.maximum))
-    low = torch.maximum(low.narrow(axis, 0, n - 4), low.narrow(axis, 3, n - 4))
-    high = torch.minimum(high.narrow(axis, 0, n - 4), high.narrow(axis, 3, n - 4))
-    middle = field.narrow(axis, 2, n - 4)
-    return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), middle))
-
-
-class _Along(NamedTuple):
-    """Where a voxel samples along one axis: offsets, in what may be sampled, of the two voxels beside that point; its way between."""
-
-    low: Tensor
-    high: Tensor
-    part: Tensor
-
-
-def _along(shift: Tensor, region: _Region, axis: int) -> _Along:
-    """Offsets of displaced positions, clamped to what may be sampled: to the array, as nothing lies beyond it otherwise."""
-    (start, end), (first, last) = region.voxels[axis], region.sampled[axis]
-    at = torch.arange(start - first, end - first, device=shift.device).view([-1 if dim == axis else 1 for dim in range(3)])
-    stride, whole = math.prod(b - a for a, b in region.sampled[axis + 1 :]), shift.floor()
-    low = whole.to(torch.int64).add_(at)
-    high = (low + 1).clamp_(0, last - first - 1).mul_(stride)
-    return _Along(low.clamp_(0, last - first - 1).mul_(stride), high, shift.sub_(whole))
-
-
-def _trilinear(smooth: Tensor, ways: list[_Along]) -> Tensor:
-    """The smooth part at displaced positions: along k first, then j, then i."""
-    of_i, of_j, of_k = ways
-    lines = []
-    for row in (of_i.low + of_j.low, of_i.low + of_j.high, of_i.high + of_j.low, of_i.high + of_j.high):
-        first, second = _gather(smooth, row + of_k.low), _gather(smooth, row.add_(of_k.high))
-        lines.append(second.sub_(first).mul_(of_k.part).add_(first))
-    planes = [second.sub_(first).mul_(of_j.part).add_(first) for first, second in (lines[:2], lines[2:])]
-    return planes[1].sub_(planes[0]).mul_(of_i.part).add_(planes[0])
-
-
-def _gather(field: Tensor, offset: Tensor) -> Tensor:
-    """Voxels of each sample at offsets `(b, i, j, k)`."""
-    bits = field.view(_SIGNED.get(field.dtype, field.dtype))
-    return bits.reshape(len(field), -1).gather(1, offset.flatten(1)).view_as(offset).view(field.dtype)

@@ -15,6 +15,7 @@ from scans import ONE_MM, scans, uids
 from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.kernels import _launch, warp
+from gpu_synth.kernels.cirrhosis import cirrhosis
 from gpu_synth.kernels.growth import growth
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.organs import LIVER
@@ -86,14 +87,19 @@ MUTANTS = {
     "lesion reach": ("lesion.cu", "* row[REACH] + beyond_mm(row)", "* 0.7f + beyond_mm(row)"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
-    "warp barrier": ("warp.cu", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
-    "warp neighbour": ("warp.cu", "max(from + 1, 0)", "max(from + 2, 0)"),
     "growth maturity": ("growth.cu", "until - delay[kind] - cell", "until + 1 - delay[kind] - cell"),
     "growth barrier": ("growth.cu", ">> 4);\n    }\n    __syncthreads();", ">> 4);\n    }"),
     "growth reach": ("growth.cu", "min(last / delay_4,", "min(last / delay_4 / 2,"),
     "growth stop": ("growth.cu", "late - (target - before < then - target)", "late - 1"),
     "growth level": ("growth.cu", "sum = planes[0] + planes[1]", "sum = planes[1] + planes[1]"),
     "growth nodes": ("automaton.cuh", "up_k ? part_k : period.k - part_k", "up_k ? period.k - part_k : part_k"),
+    "medians barrier": ("resample.cuh", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
+    "nodules barrier": ("cirrhosis.cu", "        __syncthreads();\n        float value", "        float value"),
+    "nodules place": ("cirrhosis.cu", "block.j + place - TILE_I :", "block.j + place - TILE_I + 1 :"),
+    "nodules reach": ("cirrhosis.cu", "block.around(FAR_IMAGE)", "block.around(0)"),
+    "surface barrier": ("surface.cuh", "(unsigned short)sum;\n    }\n    __syncthreads();", "(unsigned short)sum;\n    }"),
+    "surface tap": ("surface.cuh", "(bits >> tap & 1ull)", "(bits >> (tap + 1) & 1ull)"),
+    "interpolation neighbour": ("resample.cuh", "max(from + 1, 0)", "max(from + 2, 0)"),
 }  # fmt: skip
 
 
@@ -116,12 +122,13 @@ def synthesised(folder, order, monkeypatch):
         )
         spread = torch.tensor([[[12.0, 18.0, 20.0], [30.0, 18.0, 21.0]]]).expand(2, 2, 3), torch.full((2, 2), 5.0), torch.ones(2, 2).bool()
         grown = growth(bright, label[:, 0], None, *spread, *known[:2], 1, ONE_MM, 60, 0, uids(2), backend="cupy")
+        diseased = cirrhosis(image[:, 0], label[:, 0], *torch.tensor([[0.5, 1.0], [8.0, 8.0]]), 1, ONE_MM, 0, uids(2), backend="cupy")
         lesion_plan = full.plan(image, label, ONE_MM, uids(2))
         painted = full.render(image, label, lesion_plan)
     except LaunchError:
         return None
     lesion_model = (painted.image, painted.label, *lesion_plan.tensors().values())
-    return out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *lesion_model
+    return out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *diseased, *lesion_model
 
 
 @pytest.mark.parametrize(("file", "right", "wrong"), MUTANTS.values(), ids=MUTANTS)
