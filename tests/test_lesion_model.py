@@ -61,7 +61,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(overrides):
 @pytest.mark.parametrize("spacing_mm", [ONE_MM, (0.7, 0.7, 3.0)], ids=["1mm", "0.7-0.7-3mm"])
 @pytest.mark.parametrize("growth", [{}, GROWTH], ids=["outlines", "growth"])
 def test_a_crop_of_a_render_is_a_render_of_the_crop(growth, spacing_mm):
-    """Every effect on: they agree but for 8 voxels within the crop's border."""
+    """Every effect on: they agree but for 8 voxels within the crop's border; what cirrhosis has there, mass effect hands on, but faintly."""
     image, label = scans(2, (72, 60, 48))
     synth = liver(scope="volume", **{**ALL_ON, **growth, "count": (6, 6), "cluster_prob": 0.0})
     plan = synth.plan(image, label, spacing_mm, uids(2))
@@ -71,7 +71,7 @@ def test_a_crop_of_a_render_is_a_render_of_the_crop(growth, spacing_mm):
     assert (part.label[inner] == 2).sum() > 100
     assert torch.equal(part.label[inner], whole.label[crop][inner])
     assert torch.equal(part.instances[inner], whole.instances[crop][inner])
-    torch.testing.assert_close(part.image[inner], whole.image[crop][inner], rtol=0, atol=0.01)
+    torch.testing.assert_close(part.image[inner], whole.image[crop][inner], rtol=0, atol=0.2)
 
 
 def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
