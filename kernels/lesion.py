@@ -126,6 +126,8 @@ def paint_torch_(
     centre = centre_vox - torch.tensor(origin_vox, dtype=torch.float32).to(label.device, non_blocking=True)
     for sample in range(len(label)):
         for slot in range(active.shape[1]):
+            if _host.on_host(label.device) and not active[sample, slot]:
+                continue
             row, at = lesion[sample, slot], centre[sample, slot]
             box = _box(row, at, active[sample, slot], spacing_mm, label)
             of_sample = (sample, slice(*box[0]), slice(*box[1]), slice(*box[2]))

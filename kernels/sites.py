@@ -191,7 +191,8 @@ def sites_torch(
     parents, wave = wanted.lesion[..., Trait.PARENT].to(torch.int64), waves(seed, uid, slots)
     avoids, most_outside = wanted.lesion[..., Trait.RADIUS] <= rule.avoid_to_mm, int((1.0 - rule.inside_share) * LOOKS)
     chosen, placed = torch.where(given[..., None], given_vox, 0.0), wanted.active & possible[:, None] & given
-    for slot in range(slots):
+    used = [slot for slot in range(slots) if not _host.on_host(device) or wanted.active[:, slot].any()]
+    for slot in used:
         at, fits, near = centre[:, slot], torch.ones_like(word[:, slot, :, 0], dtype=torch.bool), parents[:, slot, None] >= 0
         if not _host.on_host(device) or near.any():
             around, inside = _near(chosen, placed, wanted, slot, rule.apart_mm, word[:, slot], wave, spacing, organ)
@@ -206,7 +207,9 @@ def sites_torch(
         placed[:, slot] |= wanted.active[:, slot] & possible & ~given[:, slot] & (first < CANDIDATES)
         index = first.clamp_max(CANDIDATES - 1)[:, None, None].expand(-1, 1, 3)
         chosen[:, slot] = torch.where(given[:, slot, None], chosen[:, slot], at.gather(1, index)[:, 0])
-    beyond = torch.stack([_looked_at(ground, chosen[:, n, None], reach_mm[:, n], spacing)[1][:, 0] > 0 for n in range(slots)], 1)
+    beyond = torch.zeros_like(placed)
+    for slot in used:
+        beyond[:, slot] = _looked_at(ground, chosen[:, slot, None], reach_mm[:, slot], spacing)[1][:, 0] > 0
     return Sites(chosen, placed, beyond, possible)
 
 

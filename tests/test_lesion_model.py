@@ -61,9 +61,10 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(overrides):
 @pytest.mark.parametrize("spacing_mm", [ONE_MM, (0.7, 0.7, 3.0)], ids=["1mm", "0.7-0.7-3mm"])
 @pytest.mark.parametrize("growth", [{}, GROWTH], ids=["outlines", "growth"])
 def test_a_crop_of_a_render_is_a_render_of_the_crop(growth, spacing_mm):
-    """Every effect on: they agree but for 8 voxels within the crop's border; what cirrhosis has there, mass effect hands on, but faintly."""
+    """Every effect on: they agree but for 8 voxels within the crop's border; what cirrhosis has there, mass effect hands on faintly."""
     image, label = scans(2, (72, 60, 48))
-    synth = liver(scope="volume", **{**ALL_ON, **growth, "count": (6, 6), "cluster_prob": 0.0})
+    figures = {**ALL_ON, **growth, "count": (6, 6), "cluster_prob": 0.0}
+    synth = liver(scope="volume", **figures)
     plan = synth.plan(image, label, spacing_mm, uids(2))
     whole = synth.render(image, label, plan)
     crop, inner = (slice(None), slice(None), slice(9, 53), slice(12, 50), slice(7, 40)), (slice(None), slice(None), *(slice(8, -8),) * 3)

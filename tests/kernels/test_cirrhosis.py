@@ -63,7 +63,8 @@ def test_nodules_are_of_3_to_15_mm(told):
     """Some 11 000 nodules in eight cubes of 96 mm, each by the diameter of a ball of its volume: 95 % of their volume in 3–15 mm.
 
     A nodule is where one field is the largest and its profile a seventh of the way up, in one piece; it counts for the share of places
-    where it would lie wholly within the cube, by its box. The standard error of the share, from its spread over cubes, is below 1 %, and so far it may fall short.
+    where it would lie wholly within the cube, by its box. The standard error of the share, from its spread over cubes, is below 1 %;
+    twice that is what it may fall short by.
     """
     n, shares, quantiles, count = 96, [], [], 0
     for uid in range(8):
