@@ -123,7 +123,7 @@ candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const u
 
 // One sample a block, one candidate a thread: slot after slot, the first candidate that keeps its distance from all lesions before it. For a
 // lesion near another the candidates are made here, as that one's place is known only now; all threads look for vessels around them.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible, const float* centre_vox, const bool* clear, const bool* active,
               const float* given_vox, const long long* ends, const int* tumor_seen,
               float apart_mm, int slots, const void* label, const unsigned char* vessel, const float* looks, const float* lesions, const long long* uids,
@@ -161,19 +161,18 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
             bool out = !clear[lesion * CANDIDATES + thread];
             if (parent >= 0) {
                 const Words words = philox(seed, (unsigned long long)uids[sample], SITE, slot, thread);
-                const double up = 2.0 * (double)to_uniform(words.word[1]) - 1.0, across = sqrt(1.0 - up * up);
-                double sine, cosine;
-                sincospi(2.0 * (double)to_uniform(words.word[2]), &sine, &cosine);
+                const float up = 2.0f * to_uniform(words.word[1]) - 1.0f, across = sqrtf(1.0f - up * up), turn = 2.0f * to_uniform(words.word[2]);
+                const float along_i = across * cospif(turn), along_j = across * sinpif(turn);
                 const float* of_parent = lesions + (sample * slots + parent) * TRAITS;
-                const float3 way = in_axes(of_parent, (float)(across * cosine), (float)(across * sine), (float)up);
+                const float3 way = in_axes(of_parent, along_i, along_j, up);
                 const float rho = sqrtf(way.x * way.x + way.y * way.y + way.z * way.z);
                 const float outline = radius_at(waves, of_parent[IRREGULARITY], of_parent[LOBULATION], of_parent[SPICULATION], way.x / rho, way.y / rho, way.z / rho);
                 const float surface = fminf(outline, of_parent[REACH]) / rho, least = fmaxf((1.0f + DENT) * surface + reach + apart_mm, 0.0f);
                 const float most = fmaxf(surface + row[WITHIN_MM], least + 1.0f);
-                const double distance = (double)(least + to_uniform(words.word[0]) * (most - least));
-                x = (float)((double)chosen[parent][0] + distance * (across * cosine) / (double)mm_i);
-                y = (float)((double)chosen[parent][1] + distance * (across * sine) / (double)mm_j);
-                z = (float)((double)chosen[parent][2] + distance * up / (double)mm_k);
+                const float distance = least + to_uniform(words.word[0]) * (most - least);
+                x = chosen[parent][0] + distance * along_i / mm_i;
+                y = chosen[parent][1] + distance * along_j / mm_j;
+                z = chosen[parent][2] + distance * up / mm_k;
                 out = chosen[parent][3] < 0.0f || !scene.in_organ(scene.voxel(sample, x, y, z));
             }
             candidate[thread][0] = x, candidate[thread][1] = y, candidate[thread][2] = z, hit[thread] = out, outside[thread] = 0;

@@ -192,4 +192,4 @@ def test_kernels_place_satellites_and_given_lesions_as_the_twin_does(device, ves
     assert_equal(kernel.placed, twin.placed)
     assert_equal(kernel.possible, twin.possible)
     assert_equal(kernel.at_surface[twin.placed.to(device)], twin.at_surface[twin.placed])
-    torch.testing.assert_close(kernel.centre_vox.cpu()[twin.placed], twin.centre_vox[twin.placed], rtol=0, atol=1e-5)
+    torch.testing.assert_close(kernel.centre_vox.cpu()[twin.placed], twin.centre_vox[twin.placed], rtol=0, atol=2e-5)
