@@ -38,8 +38,7 @@ from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
-RADIUS_MM, NOISE_HU, WARP_STRENGTH = 8.0, 12.0, 30.0
-CIRRHOSIS_MM, CIRRHOSIS_HU = 0.8, 8.0
+RADIUS_MM, NOISE_HU, WARP_STRENGTH, CIRRHOSIS_MM, CIRRHOSIS_HU = 8.0, 12.0, 30.0, 0.8, 8.0
 SYNTHESIS_TESTS = ("test_identity.py",)
 PUBLISHED_TESTS = ("bench/test_published.py",)
 
