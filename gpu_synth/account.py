@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def records_of(render: "Render") -> list[dict[str, Any]]:
     """List what came out: one plain dict a lesion that has a voxel; see `Render.records`."""
-    asked = {(record["uid"], record["lesion"]): record for record in render.plan.to_records()}
     out = []
     for sample, uid in enumerate(render.plan.uid.tolist()):
+        asked = {record["lesion"]: record for record in render.plan[sample].to_records()}
         for record in _of_sample(render, sample):
-            known = asked[uid, record["lesion"]]
+            known = asked[record["lesion"]]
             if "noise_hu" in known:  # as the plan's whole had it, of which this may be a crop
                 record["contrast_to_noise"] = abs(record["mean_drop_hu"]) / max(known["noise_hu"], 1e-6)
             record |= {name: known[name] for name in ("kind", "near") if name in known}

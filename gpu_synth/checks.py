@@ -148,7 +148,7 @@ def check_plan(plan: Any, image: Tensor, origin_vox: Any) -> tuple[int, int, int
         ValueError: Another batch size, device or shape; an origin for a plan that belongs to a patch, none for one of a volume.
     """
     if not isinstance(plan, Plan):
-        raise TypeError(f"plan must be a TumorPlan, got {type(plan).__name__}; TumorSynthesizer.plan makes one")
+        raise TypeError(f"plan must be what TumorSynthesizer.plan made, got {type(plan).__name__}")
     shape = tuple(image.shape[2:])
     if len(plan) != len(image):
         raise ValueError(f"plan must hold {len(image)} samples, as image does, got {len(plan)}; take some with plan[...]")

@@ -66,11 +66,11 @@ def _sample(
         tables = lesion_table(preset, synth.prob, uid.device)
         drawn = traits(*tables, preset.count[1], satellites, synth.seed, uid, *measured, backend)
     else:
-        drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, *measured, backend)
+        drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, *measured)
     if preset.growth:  # it may fill a ball, whatever its outline would be
         drawn.lesion[..., Trait.AXES : Trait.AXES + 3] = drawn.lesion[..., Trait.RADIUS, None]
         drawn.lesion[..., Trait.REACH] = BALL
-    lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights())
+    lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights(label == synth.organ_label))
     found = sites(
         maps,
         Wanted(lesion, drawn.active, wishes.given_vox(uid.device)),
@@ -89,6 +89,7 @@ def _sample(
             image, label, vessel, *of_lesions, synth.organ_label, spacing[0], steps, synth.seed, uid, (0, 0, 0), backend
         )
         grown = {"grown_time": time, "grown_number": number, "grown_stop": stop}
+        found = found._replace(placed=found.placed & (stop >= 0))
     bulges = found.at_surface & (lesion[..., Trait.BULGE] > 0)
     push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
     lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)

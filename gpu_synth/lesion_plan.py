@@ -12,7 +12,7 @@ from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.growth import Grown
 from gpu_synth.plan_base import Plan
 
-# What people call a lesion's traits; lengths in mm, HU relative to the organ
+# What people call a lesion's traits; lengths in mm, HU relative to the organ; contrast_hu is of the body, beside rim, core and specks
 NAMES = {
     "radius_mm": Trait.RADIUS,
     "irregularity": Trait.IRREGULARITY,
@@ -32,6 +32,7 @@ NAMES = {
     "halo_hu": Trait.HALO,
     "halo_mm": Trait.HALO_MM,
 }
+OUTLINES = ("irregularity", "lobulation", "spiculation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,17 @@ class LesionPlan(Plan):
         """What has grown in a part of the whole; None where lesions have outlines."""
         if self.grown_time is None or self.grown_number is None or self.grown_stop is None:
             return None
-        box = (slice(None), *(slice(start, start + n) for start, n in zip(origin_vox, shape_vox, strict=True)))
-        return Grown(self.grown_time[box], self.grown_number[box], self.grown_stop, self.grown_stop >= 0)
+        ends = [
+            (max(0, start), max(0, min(whole, start + n))) for start, n, whole in zip(origin_vox, shape_vox, self.whole_vox, strict=True)
+        ]
+        box = (slice(None), *(slice(start, max(start, end)) for start, end in ends))
+        beyond = [
+            side
+            for (first, last), start, n in zip(ends[::-1], origin_vox[::-1], shape_vox[::-1], strict=True)
+            for side in (first - start, start + n - max(first, last))
+        ]
+        time, number = (torch.nn.functional.pad(x[box], beyond) for x in (self.grown_time, self.grown_number))
+        return Grown(time, number, self.grown_stop, self.grown_stop >= 0)
 
     def edit(self, **tensors: Tensor) -> "LesionPlan":
         """Copy with some tensors changed, or some traits by name. Reads the device, to refuse what could not be rendered.
@@ -78,8 +88,11 @@ class LesionPlan(Plan):
         Raises:
             ValueError: A field is unknown, of another shape, or not finite.
         """
-        if self.grown_time is not None and "radius_mm" in tensors:
-            raise ValueError("radius_mm must be left as it is in a plan of grown lesions; plan again with lesions=[{'radius_mm': …}]")
+        fixed = OUTLINES if self.grown_time is None else (*OUTLINES, "radius_mm", "centre_vox")
+        if what := [name for name in fixed if name in tensors]:
+            raise ValueError(
+                f"{what[0]} must be left as it is, as the lesion's shape hangs on it; plan again with lesions=[{{'{what[0]}': …}}]"
+            )
         lesion = self.lesion.clone()
         for name in [name for name in tensors if name in NAMES]:
             value = tensors.pop(name)
@@ -91,6 +104,9 @@ class LesionPlan(Plan):
                 larger = (value / lesion[..., Trait.RADIUS])[..., None]
                 lesion[..., Trait.AXES : Trait.AXES + 3] *= larger
                 lesion[..., Trait.PUSH_MM] *= larger[..., 0]
+            if name == "contrast_hu":  # its texture is a share of it
+                old = lesion[..., NAMES[name]]
+                lesion[..., Trait.TEXTURE] *= (value / torch.where(old == 0, 1.0, old)).abs()
             lesion[..., NAMES[name]] = value
         return super(LesionPlan, replace(self, lesion=lesion)).edit(**tensors)
 

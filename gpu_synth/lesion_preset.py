@@ -2,77 +2,10 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
-
-from gpu_synth.kernels._columns import Kind
-
-Range = tuple[float, float]
-NO_SPECKS = 9.0  # standard deviations of its texture that a speck's waves would have to exceed
-
-
-@dataclass(frozen=True)
-class LesionKind:
-    """A kind of lesion. Contrasts are shares of the organ's HU, so that one figure serves every contrast phase.
-
-    Attributes:
-        name: Such as "hypodense".
-        prob: Its share of all lesions.
-        body: Contrast; HU of its own where `target` is set.
-        offset_hu: HU added to it, for laws of the form a · organ + b.
-        target: Whether the body has HU of its own, as water has.
-        core: What the core adds to the body.
-        core_share: Radius of the core, a share of the lesion's.
-        rim: What the rim adds to the body.
-        texture: Standard deviation of the texture, a share of the body's contrast.
-        speck_hu: HU of calcified specks.
-        speck_share: Share of the volume that is speck.
-        edge: Factor on the width of the edge.
-        capsule_hu: HU of a bright rim on its surface.
-        capsule_mm: Half the width of that rim (standard deviation).
-        outline: Factor on irregularity, lobulation and spiculation: 0 is an ellipsoid.
-    """
-
-    name: str
-    prob: float
-    body: Range
-    offset_hu: float = 0.0
-    target: bool = False
-    core: Range = (0.0, 0.0)
-    core_share: Range = (0.5, 0.5)
-    rim: Range = (0.0, 0.0)
-    texture: Range = (0.05, 0.2)
-    speck_hu: Range = (0.0, 0.0)
-    speck_share: float = 0.0
-    edge: float = 1.0
-    capsule_hu: Range = (0.0, 0.0)
-    capsule_mm: float = 0.8
-    outline: float = 1.0
-
-    def row(self) -> dict[Kind, Sequence[float]]:
-        """Its columns in the kernels' table."""
-        sigmas = (
-            NO_SPECKS if self.speck_share == 0 else math.sqrt(2.0) * float(torch.special.erfinv(torch.tensor(1.0 - 2.0 * self.speck_share)))
-        )
-        return {
-            Kind.TARGET: (float(self.target),),
-            Kind.BODY: self.body,
-            Kind.CORE: self.core,
-            Kind.CORE_SHARE: self.core_share,
-            Kind.RIM: self.rim,
-            Kind.TEXTURE: self.texture,
-            Kind.SPECK_HU: self.speck_hu,
-            Kind.SPECK_SHARE: (sigmas,),
-            Kind.EDGE: (self.edge,),
-            Kind.OFFSET_HU: (self.offset_hu,),
-            Kind.CAPSULE_HU: self.capsule_hu,
-            Kind.CAPSULE_MM: (self.capsule_mm,),
-            Kind.OUTLINE: (self.outline,),
-        }
+from gpu_synth.lesion_kind import LesionKind, Range, as_tuple, is_number, kinds_of
 
 
 @dataclass(frozen=True)
@@ -156,29 +89,24 @@ class LesionPreset:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            object.__setattr__(self, field.name, _kinds(value) if field.name == "kinds" else _as_tuple(value))
+            object.__setattr__(self, field.name, kinds_of(value) if field.name == "kinds" else as_tuple(value))
         _check(self)
+        for name in ("count", "satellites"):
+            object.__setattr__(self, name, tuple(int(part) for part in getattr(self, name)))
 
     def digest(self) -> str:
         """Short hash of every figure: tells whether two presets draw the same."""
-        figures = {key: value for key, value in asdict(self).items() if key != "name"}
+        figures = {key: _as_floats(value) for key, value in asdict(self).items() if key != "name"}
         return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _kinds(value: Any) -> tuple[LesionKind, ...]:
-    """Kinds as YAML gives them: mappings."""
-    kinds = []
-    for kind in value:
-        if isinstance(kind, dict):
-            kind = LesionKind(**{name: _as_tuple(part) for name, part in kind.items()})
-        if not isinstance(kind, LesionKind):
-            raise ValueError(f"kinds must hold LesionKind or mappings of its fields, got {kind!r}")
-        kinds.append(kind)
-    return tuple(kinds)
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, (list, tuple)) else value
+def _as_floats(value: Any) -> Any:
+    """Numbers as floats, so that 1 and 1.0 are the same figure."""
+    if isinstance(value, dict):
+        return {key: _as_floats(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_floats(part) for part in value]
+    return float(value) if is_number(value) else value
 
 
 _RANGES = (
@@ -198,6 +126,7 @@ _LENGTHS = (
     "avoid_vessels_to_mm",
     *_PROBS,
 )
+_SIGNED = ("apart_mm", "least_organ_hu")
 _SWITCHES = ("avoid_vessels", "growth")
 MOST_LESIONS = 64
 
@@ -206,11 +135,12 @@ def _check(preset: LesionPreset) -> None:
     """Refuse figures that cannot be drawn from."""
     for name, length in {"size_mm": 5, "size_prob": 4, "size_prob_start": 4, "halo": 2, **dict.fromkeys(_RANGES, 2)}.items():
         value = getattr(preset, name)
-        if not isinstance(value, tuple) or len(value) != length or not all(_is_number(part) for part in value):
+        if not isinstance(value, tuple) or len(value) != length or not all(is_number(part) for part in value):
             raise ValueError(f"{name} must hold {length} finite numbers, got {value}")
     for name in _LENGTHS:
-        if not _is_number(getattr(preset, name)):
-            raise ValueError(f"{name} must be a finite number, got {getattr(preset, name)!r}")
+        value = getattr(preset, name)
+        if not is_number(value) or (value < 0 and name not in _SIGNED):
+            raise ValueError(f"{name} must be a finite number{'' if name in _SIGNED else ' from 0 on'}, got {value!r}")
     for name in _SWITCHES:
         if not isinstance(getattr(preset, name), bool):
             raise ValueError(f"{name} must be true or false, got {getattr(preset, name)!r}")
@@ -232,15 +162,18 @@ def _check_sizes(preset: LesionPreset) -> None:
     for name in ("count", "satellites"):
         if any(part != int(part) for part in getattr(preset, name)):
             raise ValueError(f"{name} must hold whole numbers, got {getattr(preset, name)}")
-    if preset.count[1] + preset.satellites[1] > MOST_LESIONS:
-        raise ValueError(f"count and satellites must come to {MOST_LESIONS} at most, got {preset.count[1]} + {preset.satellites[1]}")
+    slots = (preset.count[1], preset.satellites[1] if preset.satellite_prob > 0 else 0)
+    if not 1 <= slots[0] <= sum(slots) <= MOST_LESIONS:
+        raise ValueError(f"count and satellites must come to 1 to {MOST_LESIONS}, got {slots[0]} + {slots[1]}")
+    if preset.cirrhosis_prob > 0 and preset.surface_mm[0] == 0:
+        raise ValueError(f"surface_mm must be above 0 where cirrhosis_prob is, got {preset.surface_mm}")
     for name in ("axis_ratio", "texture_mm", "edge_mm", "halo_mm", "satellite_radius_mm"):
         if getattr(preset, name)[0] <= 0:
             raise ValueError(f"{name} must be above 0, got {getattr(preset, name)}")
     if preset.halo[0] > preset.halo[1]:
         raise ValueError(f"halo must be (low, high) with low ≤ high, got {preset.halo}; swap them")
-    if preset.curriculum_samples < 0 or preset.curriculum_samples != int(preset.curriculum_samples):
-        raise ValueError(f"curriculum_samples must be a whole number from 0 on, got {preset.curriculum_samples}")
+    if preset.curriculum_samples != int(preset.curriculum_samples):
+        raise ValueError(f"curriculum_samples must be a whole number, got {preset.curriculum_samples}")
     if preset.satellite_prob > 0 and preset.satellites[1] == 0:
         raise ValueError("satellites must be above 0 where satellite_prob is, got (0, 0); set satellite_prob to 0 for none")
     if max(preset.bulge[1], preset.mass_effect[1]) > 100:
@@ -248,7 +181,7 @@ def _check_sizes(preset: LesionPreset) -> None:
 
 
 def _check_kinds(preset: LesionPreset) -> None:
-    """Refuse kinds that cannot be drawn, or do not add up."""
+    """Refuse kinds that do not add up."""
     names = [kind.name for kind in preset.kinds]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"kinds must hold at least one, each with a name of its own, got {names}")
@@ -256,20 +189,3 @@ def _check_kinds(preset: LesionPreset) -> None:
     for name, probs in (*sizes, ("kinds' prob", tuple(kind.prob for kind in preset.kinds))):
         if any(prob < 0 for prob in probs) or abs(sum(probs) - 1.0) > 1e-6:
             raise ValueError(f"{name} must add up to 1, got {probs}, which adds up to {sum(probs):g}")
-    for kind in preset.kinds:
-        for field in fields(kind):
-            value, what = getattr(kind, field.name), f"{field.name} of kind {kind.name!r}"
-            if isinstance(value, tuple) and not (len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]):
-                raise ValueError(f"{what} must be (low, high) with low ≤ high, got {value}")
-            if not isinstance(value, (tuple, str, bool)) and not _is_number(value):
-                raise ValueError(f"{what} must be a finite number, got {value!r}")
-        if kind.edge <= 0 or kind.capsule_mm <= 0:
-            raise ValueError(f"edge and capsule_mm of kind {kind.name!r} must be above 0, got {kind.edge} and {kind.capsule_mm}")
-        if kind.outline < 0:
-            raise ValueError(f"outline of kind {kind.name!r} must be 0 or above, got {kind.outline}")
-        if not 0 <= kind.speck_share < 1:
-            raise ValueError(f"speck_share of kind {kind.name!r} must lie in [0, 1), got {kind.speck_share}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

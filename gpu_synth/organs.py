@@ -8,19 +8,32 @@ as they are (`target`); whether the edge is sharp, and whether lesions bulge out
 
 from dataclasses import replace
 
-from gpu_synth.lesion_preset import LesionKind, LesionPreset
+from gpu_synth.lesion_kind import LesionKind
+from gpu_synth.lesion_preset import LesionPreset
 
-# Radii: 2 to 44 mm, as tumours in LiTS have them (facts on training data); four of ten under 5 mm, our choice: at 3.5 lesions a patch
-# that is 1.4 of them, and small ones are what detectors miss. Counts, axes and outlines: our choice, by the look of LiTS tumours. Mass
-# effect: around the 30 % of Hu et al. 2023; bulge: as much as stays one to one, since less moves a surface by less than a voxel.
-# Satellites within 20 mm: Hu et al. 2022; how many and how large: our choice. Nodules of 3 to 15 mm and a nodular surface: Hu et al. 2022;
-# their contrast and height: our choice, as subtle as they are in portal-venous scans. Capsule: 25 to 120 HU in Hu et al. 2023, of which we
-# take the lower half, on the kind that has one. Halo: none, as enhancement around a lesion is seen in few phases.
-# Kinds, our choice: mostly hypodense, as metastases and cholangiocarcinomas in the portal-venous phase; hyperdense as hypervascular
-# metastases; rims as in target lesions; cysts near water; necrosis and specks of calcium as after treatment; a capsule as hepatocellular
-# carcinoma has it. Vessels: lesions are drawn again where they reach one (Hu et al. 2023); above 8 mm, our choice, hardly any place in
-# a contrast-enhanced liver is free of them, and tumours of that size encase and push them. Inside share: our choice, so that lesions
-# bulge the surface rather than being cut off by it; pancreas and kidney are thinner than their tumours, so that it is less.
+# Sources and reasons, figure by figure; "ours" is our choice.
+# size_mm: tumours in LiTS have radii of 2 to 44 mm (facts on training data). size_prob, ours: four of ten under 5 mm, 1.4 a patch of 3.5
+#   lesions, as small ones are what detectors miss. count, ours: a few a patch, about as large a share of it as the published method's.
+# axis_ratio, irregularity, lobulation, spiculation, ours: by the look of LiTS tumours, round to oval, bumpy, without spikes.
+# texture_mm, ours: blotches a few millimetres wide, as wide as the published grain. edge_share, edge_mm, ours: as sharp as a scanner
+#   shows them (0.35 to 1.2 mm), and less than a sixth of the radius, so that small lesions keep their contrast.
+# cnr_floor, ours: what is fainter than the noise of a voxel is not seen where it is a few voxels wide. least_organ_hu, ours: of a fatty
+#   liver (40 HU or less), a share would leave no contrast.
+# mass_effect: around the 30 % of Hu et al. 2023. bulge, ours: as much as stays one to one; less moves a surface by less than a voxel.
+# halo, halo_mm: off, as enhancement around a lesion is seen in few phases; ours where it is on.
+# apart_mm, ours: a voxel or two of organ between labels, so that lesions count as several.
+# avoid_vessels: a lesion that reaches a vessel is drawn again (Hu et al. 2023). avoid_vessels_to_mm, ours: in a contrast-enhanced liver
+#   nearly no ball of more than 8 mm is free of them (measured); larger tumours encase and push them. Painting is additive, so that
+#   vessels shine through these, through large cysts too.
+# inside_share, ours: lesions bulge the surface rather than being cut off by it.
+# cluster_prob, cluster_mm, ours: now and then; neighbours within the width of a segment. satellite_mm: within 20 mm (Hu et al. 2022).
+#   satellite_prob, satellites, satellite_from_mm, satellite_radius_mm, ours: "several", "small", around "large" lesions.
+# cirrhosis_prob, ours: seldom, as it changes the whole patch. Nodules of 3 to 15 mm and a nodular surface: Hu et al. 2022; surface_mm,
+#   nodule_hu, ours: as subtle as in portal-venous scans; above 0.5 mm a contour looks serrated.
+# kinds, ours in share and contrast, by what radiology calls typical: half hypodense, as metastases and cholangiocarcinomas in the
+#   portal-venous phase; hyperdense as hypervascular metastases; rims as in target lesions; cysts near water, smooth and sharp; necrosis
+#   and specks of calcium as after treatment; a capsule as hepatocellular carcinoma has it, of the lower half of the published 25 to 120
+#   HU (Hu et al. 2023) and as wide as published (0.8 mm).
 LIVER = LesionPreset(
     name="liver",
     count=(1, 6),
@@ -71,9 +84,12 @@ LIVER = LesionPreset(
 # larger ones take hundreds of steps. Vessels bar their way rather than keeping them off.
 LIVER_GROWTH = replace(LIVER, name="liver-growth", growth=True, avoid_vessels=False, size_mm=(2.0, 5.0, 10.0, 15.0, 20.0))
 
-# Contrasts of adenocarcinoma and cyst: target HU 0.79 h − 41 and 0.757 h − 3.7, ± 5 %, h the organ's mean (Li et al. 2023); as contrasts
-# −0.21 h − 41 and −0.243 h − 3.7, the ± 5 % of a target of some 0.8 h as ± 0.04 h. Neuroendocrine tumours, brighter than the organ in the
-# arterial phase, and all else: our choice. Adenocarcinoma infiltrates: a wide edge, irregular, hardly any mass effect.
+# Contrasts of adenocarcinoma and cyst: target HU 0.79 h − 41 and 0.757 h − 3.7, ± 5 %, h the organ's mean (Li et al. 2023); as
+# contrasts −0.21 h − 41 and −0.243 h − 3.7, the ± 5 % of a target of some 0.8 h as ± 0.04 h. The law is of enhanced scans: below 80
+# HU, ours, its constant shrinks with h, as it would make tumours darker than fluid. Neuroendocrine tumours, brighter in the arterial
+# phase, and all shares are ours. size_mm, ours: a gland some 2 cm thick rarely holds more than 3 cm of radius. Adenocarcinoma
+# infiltrates, hence ours: wide edges, irregular outlines with spikes, hardly any mass effect, and a part that lies beyond the thin
+# gland. Clusters, satellites, cirrhosis: the liver's.
 PANCREAS = replace(
     LIVER,
     name="pancreas",
@@ -82,7 +98,7 @@ PANCREAS = replace(
     size_prob=(0.3, 0.3, 0.3, 0.1),
     size_prob_start=(0.3, 0.3, 0.3, 0.1),
     irregularity=(0.05, 0.14),
-    spiculation=(0.0, 0.01),
+    spiculation=(0.0, 0.15),
     edge_mm=(0.5, 1.8),
     edge_share=0.18,
     mass_effect=(0.0, 20.0),
@@ -98,9 +114,11 @@ PANCREAS = replace(
     ),
 )
 
-# Cysts: −9 to 20 HU, homogeneous, sharp (Bosniak classification, version 2019). Angiomyolipoma: fat, below −10 HU, by definition; how far
-# below, and all else, is our choice: clear-cell carcinoma is heterogeneous and often necrotic, papillary carcinoma enhances little, and
-# lesions of the kidney mostly grow out of it, pushing its surface.
+# Cysts: −9 to 20 HU, homogeneous, sharp (Bosniak classification, version 2019). Angiomyolipoma: fat, below −10 HU, by definition. All
+# else is ours: clear-cell carcinoma is heterogeneous and often necrotic, papillary carcinoma enhances little, an oncocytoma has a
+# scar; cysts are most common. size_mm: renal masses are found from millimetres to some 8 cm across. Lesions grow out of the kidney,
+# hence a small inside_share and strong mass effect; its vessels and its sinus are no reason to be elsewhere. Clusters, satellites,
+# cirrhosis: the liver's.
 KIDNEY = replace(
     LIVER,
     name="kidney",

@@ -87,9 +87,14 @@ class Plan:
         if len(plans) == 1:
             return first
         for name in first._host():
+            if any(isinstance(getattr(plan, name), Tensor) for plan in plans):
+                continue  # said below
             got = {getattr(plan, name) for plan in plans}
             if len(got) > 1:
                 raise ValueError(f"plans must agree in {name}, got {sorted(got)}; render them one by one")
+        fields_of = {tuple(plan.tensors()) for plan in plans}
+        if len(fields_of) > 1:
+            raise ValueError(f"plans must have the same fields, got {' and '.join(', '.join(names) for names in sorted(fields_of))}")
         tensors: dict[str, Any] = {name: torch.cat([getattr(plan, name) for plan in plans]) for name in first.tensors()}
         return replace(first, spacing_mm=tuple(spacing for plan in plans for spacing in plan.spacing_mm), **tensors)
 
@@ -166,7 +171,7 @@ class Plan:
             _check_shapes(plan)
             plan._check_bounds()
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"path must be a plan that TumorPlan.save wrote, got {path}: {error!r}") from error
+            raise ValueError(f"path must be a plan that its save wrote, got {path}: {error!r}") from error
         return plan
 
 

@@ -33,7 +33,7 @@ class Render:
         healthy: The image given.
         organ_label: Number of the organ.
         tumor_label: Number of the tumours.
-        occupancy: Share of each voxel that is lesion, a soft label; of preset "liver" only.
+        occupancy: Share of each voxel that is lesion, a soft label; None of preset "liver-hu2022".
     """
 
     image: Float[Tensor, "b 1 i j k"]

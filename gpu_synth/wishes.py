@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from gpu_synth.kernels._columns import Scan, Trait
+from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.sites import MOST_TOTAL
-from gpu_synth.kernels.traits import Traits, traits
-from gpu_synth.lesion_plan import NAMES
+from gpu_synth.kernels.traits import Traits, traits_torch
+from gpu_synth.lesion_kind import NO_SPECKS
+from gpu_synth.lesion_plan import NAMES, OUTLINES
 from gpu_synth.lesion_preset import MOST_LESIONS, LesionPreset
 from gpu_synth.lesion_table import lesion_table
 
 Wish = Mapping[str, Any]
+MOST_MM = 1000.0
 Asked = tuple[tuple[Wish | None, ...], ...]
 
 
@@ -47,16 +50,18 @@ class Wishes(NamedTuple):
         asked = [wish.get("radius_mm", most_drawn_mm) for wishes in self.lesions or () for wish in wishes if wish is not None]
         return float(max(asked, default=most_drawn_mm))
 
-    def weights(self) -> UInt8[Tensor, "b i j k"] | None:
-        """The map as integers, of the largest of each sample's values: 1 in 255 is the least that counts, more in huge volumes."""
+    def weights(self, organ: Bool[Tensor, "b i j k"]) -> UInt8[Tensor, "b i j k"] | None:
+        """The map as integers, of the largest of each organ's values: 1 in 255 is the least that counts, more in huge volumes."""
         if self.where is None:
             return None
-        levels, known = min(255, MOST_TOTAL // self.where[0].numel()), self.where.float().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0)
+        known = self.where.float().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0) * organ
+        levels = min(255, MOST_TOTAL // known[0].numel())
         most = known.flatten(1).amax(1).clamp_min(1e-30)[:, None, None, None]
         return (known * (levels / most)).round().to(torch.uint8)
 
 
 NO_WISHES = Wishes()
+ASKED_SPECKS = 1.405  # standard deviations of its texture that a speck asked for exceeds: 8 % of the volume
 
 
 def check_wishes(preset: Any, image: Tensor, lesions: Any, where: Any) -> Wishes:
@@ -77,70 +82,90 @@ def check_wishes(preset: Any, image: Tensor, lesions: Any, where: Any) -> Wishes
             got = tuple(where.shape) if isinstance(where, Tensor) else type(where).__name__
             raise ValueError(f"where must be a tensor of the image's shape {tuple(image.shape)}, got {got}")
         where = where[:, 0].to(image.device)
-    return Wishes(None if lesions is None else _checked(preset, len(image), lesions), where)
+    return Wishes(None if lesions is None else _checked(preset, image, lesions), where)
 
 
-def _checked(preset: LesionPreset, b: int, lesions: Any) -> Asked:
+def _checked(preset: LesionPreset, image: Tensor, lesions: Any) -> Asked:
+    b, what = len(image), "lesions must be a list of mappings, or such a list for each sample"
     if not isinstance(lesions, Sequence) or isinstance(lesions, str):
-        raise TypeError(f"lesions must be a list of lesions, or such a list for each sample, got {type(lesions).__name__}")
-    of_samples = [list(lesions)] * b if all(isinstance(wish, Mapping) for wish in lesions) else [list(wishes) for wishes in lesions]
+        raise TypeError(f"{what}, got {type(lesions).__name__}")
+    of_samples = [list(lesions)] * b if all(isinstance(wish, Mapping) for wish in lesions) else list(lesions)
+    for wishes in of_samples:
+        if not isinstance(wishes, Sequence) or isinstance(wishes, str):
+            raise TypeError(f"{what}, got {wishes!r} in it")
     if len(of_samples) != b:
         raise ValueError(f"lesions must hold a list for each of {b} samples, got {len(of_samples)}")
-    for wishes in of_samples:
-        if len(wishes) > MOST_LESIONS:
-            raise ValueError(f"lesions must be {MOST_LESIONS} a sample at most, got {len(wishes)}")
-        for wish in wishes:
-            _check_wish(preset, wish)
     slots = max(1, *(len(wishes) for wishes in of_samples))
-    return tuple((*wishes, *[None] * (slots - len(wishes))) for wishes in of_samples)
+    if slots > MOST_LESIONS:
+        raise ValueError(f"lesions must be {MOST_LESIONS} a sample at most, got {slots}")
+    return tuple((*(_wish(preset, image, wish) for wish in wishes), *[None] * (slots - len(wishes))) for wishes in of_samples)
 
 
-def _check_wish(preset: LesionPreset, wish: Any) -> None:
+def _wish(preset: LesionPreset, image: Tensor, wish: Any) -> Wish:
     known, kinds = ("kind", "centre_vox", *NAMES), [kind.name for kind in preset.kinds]
     if not isinstance(wish, Mapping):
-        raise TypeError(f"a lesion must be a mapping of {', '.join(known)}, got {type(wish).__name__}")
+        raise TypeError(f"a lesion must be a mapping of {', '.join(known)}, got {wish!r}")
+    out: dict[str, Any] = {}
     for name, value in wish.items():
         if name not in known:
             raise ValueError(f"what is asked of a lesion must be one of {', '.join(known)}, got {name!r}")
-        if name == "kind" and value not in kinds:
-            raise ValueError(f"kind must be one of {', '.join(kinds)}, got {value!r}")
-        numbers = [] if name == "kind" else list(value) if name == "centre_vox" else [value]
-        if name == "centre_vox" and len(numbers) != 3:
-            raise ValueError(f"centre_vox must hold three numbers, got {value}")
-        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
-            raise ValueError(f"{name} must be finite, got {value}")
-        if name in ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm") and value <= 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+        if name == "kind":
+            if value not in kinds:
+                raise ValueError(f"kind must be one of {', '.join(kinds)}, got {value!r}")
+            out[name] = value
+        elif name == "centre_vox":
+            out[name] = _inside(value, image)
+        else:
+            out[name] = _number(name, value)
+            if name in ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm") and not 0 < out[name] <= MOST_MM:
+                raise ValueError(f"{name} must lie in (0, {MOST_MM:g}], got {value}")
+    if preset.growth and (unused := [name for name in OUTLINES if name in out]):
+        raise ValueError(f"{unused[0]} must not be asked for with growth=True, whose lesions have no outline")
+    return out
 
 
-def asked_traits(lesions: Asked, preset: LesionPreset, seed: int, uid: Tensor, organ_hu: Tensor, noise_hu: Tensor, backend: str) -> Traits:
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _inside(value: Any, image: Tensor) -> tuple[float, ...]:
+    """A centre in the array."""
+    numbers = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) != 3:
+        raise ValueError(f"centre_vox must hold three numbers, got {value!r}")
+    at = tuple(_number("centre_vox", number) for number in numbers)
+    if not all(-0.5 <= x < n - 0.5 for x, n in zip(at, image.shape[2:], strict=True)):
+        raise ValueError(f"centre_vox must lie in the image of {tuple(image.shape[2:])} voxels, got {at}")
+    return at
+
+
+def asked_traits(lesions: Asked, preset: LesionPreset, seed: int, uid: Tensor, organ_hu: Tensor, noise_hu: Tensor) -> Traits:
     """Draw what is not asked for, as the preset has it; a wished kind draws from its own figures."""
-    slots, device = len(lesions[0]), uid.device
-    scan_row, kind_rows = lesion_table(preset, 1.0, device)
-    rest = (slots, 0, seed, uid, organ_hu, noise_hu, backend)
-    drawn, names = traits(scan_row, kind_rows, *rest), [kind.name for kind in preset.kinds]
-    kind = _table(lesions, lambda wish: (names.index(wish["kind"]) if "kind" in wish else -1,), (-1,))[..., 0].to(device)
+    names = [kind.name for kind in preset.kinds]
+
+    def of(name: str) -> Float[Tensor, "b slots"]:
+        return _table(lesions, lambda wish: (wish.get(name, math.nan),), (math.nan,))[..., 0].to(uid.device)
+
+    kind = _table(lesions, lambda wish: (names.index(wish["kind"]) if "kind" in wish else math.nan,), (math.nan,))[..., 0].to(uid.device)
+    asked = {NAMES[name]: of(name) for name in ("radius_mm", *OUTLINES)} | {Trait.KIND: kind}
+    tables = lesion_table(preset, 1.0, uid.device)
+    drawn = traits_torch(*tables, len(lesions[0]), 0, seed, uid, organ_hu, noise_hu, asked)
     lesion = drawn.lesion
-    for n in sorted({names.index(wish["kind"]) for wishes in lesions for wish in wishes if wish and "kind" in wish}):
-        of_kind = traits(scan_row, kind_rows[n : n + 1], *rest).lesion
-        of_kind[..., Trait.KIND] = n
-        lesion = torch.where((kind == n)[..., None], of_kind, lesion)
     for name, trait in NAMES.items():
-        value = _table(lesions, lambda wish, name=name: (wish.get(name, math.nan),), (math.nan,))[..., 0].to(device)
-        asked = value.isfinite()
-        if name == "radius_mm":
-            old, value = lesion[..., trait].clone(), torch.where(asked, value, lesion[..., trait])
-            lesion[..., Trait.AXES : Trait.AXES + 3] *= (value / old)[..., None]
-            lesion[..., Trait.PUSH_MM] = value
-            lesion[..., Trait.EDGE] *= _edge_mm(scan_row, value) / _edge_mm(scan_row, old)
-        lesion[..., trait] = torch.where(asked, value, lesion[..., trait])
+        value, old = of(name), lesion[..., trait].clone()
+        lesion[..., trait] = torch.where(value.isfinite(), value, old)
+        if name == "contrast_hu":  # its texture is a share of it
+            lesion[..., Trait.TEXTURE] *= (lesion[..., trait] / torch.where(old == 0, 1.0, old)).abs()
+        if name == "mass_effect":
+            lesion[..., Trait.BULGE].masked_fill_(value.isfinite(), 0.0)
+        if name == "speck_hu":
+            plain = value.isfinite() & (lesion[..., Trait.SPECK_SHARE] >= NO_SPECKS)
+            lesion[..., Trait.SPECK_SHARE].masked_fill_(plain, ASKED_SPECKS)
     lesion[..., Trait.PARENT] = -1.0
-    active = _table(lesions, lambda wish: (1.0,), (0.0,))[..., 0].to(device) > 0
+    active = _table(lesions, lambda wish: (1.0,), (0.0,))[..., 0].to(uid.device) > 0
     return drawn._replace(altered=torch.ones_like(drawn.altered), active=active, lesion=lesion)
-
-
-def _edge_mm(scan_row: Tensor, radius_mm: Tensor) -> Tensor:
-    return (scan_row[Scan.EDGE_SHARE] * radius_mm).clamp(scan_row[Scan.EDGE_MM], scan_row[Scan.EDGE_MM + 1])
 
 
 def _table(lesions: Asked, of: Any, without: tuple[float, ...]) -> Float[Tensor, "b slots n"]:

@@ -57,7 +57,8 @@ class Kind(IntEnum):
     CAPSULE_HU = 17
     CAPSULE_MM = 19
     OUTLINE = 20  # factor on the outline's bumps, lobes and spikes
-    COLUMNS = 21
+    SPECK_PART = 21  # of the specks' HU in the mean over a lesion
+    COLUMNS = 22
 
 
 @unique

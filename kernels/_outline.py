@@ -19,8 +19,9 @@ WAVES = OUTLINE_WAVES + TEXTURE_WAVES
 HALF_TURNS = (1.0, 2.0, 4.0)  # a radius, along each component of an octave's wave vectors, at the most
 WEIGHT = (0.8, 0.5, 0.33)  # of the octaves in an irregular outline: their squares add up to 1
 MEAN_ABS = 0.8  # of a standard normal number: lobes are |wave|, which is this on average
+SPIKE_SD = 2.5  # standard deviations of its waves at which a spike has its full height
 LEAST = 0.35  # an outline reaches at least this far
-DIRECTIONS = 64
+DIRECTIONS = 256
 
 
 def waves(seed: int, uid: Int[Tensor, " b"], slots: int) -> Float[Tensor, "b slots waves 4"]:
@@ -45,7 +46,7 @@ def radius_at(
     first, second, third = octaves.unbind(-1)
     irregularity, lobulation, spiculation = outline[..., None].unbind(-2)
     bumps = WEIGHT[0] * first + WEIGHT[1] * second + WEIGHT[2] * third
-    lobes, spike = second.abs() - MEAN_ABS, third.clamp_min(0.0)
+    lobes, spike = second.abs() - MEAN_ABS, third.clamp(0.0, SPIKE_SD) / SPIKE_SD
     reach = 1.0 + irregularity * bumps + lobulation * lobes + spiculation * (spike * spike * spike)
     return reach.clamp_min(LEAST).minimum(most[..., None])
 
@@ -93,7 +94,7 @@ def texture_at(waves: Float[Tensor, "... waves 4"], offset: Float[Tensor, "... n
 
 
 @cached(maxsize=8)
-def directions(device: str) -> Float[Tensor, "64 3"]:
+def directions(device: str) -> Float[Tensor, "256 3"]:
     """Directions spread evenly over the sphere (Fibonacci)."""
     n = torch.arange(DIRECTIONS, dtype=torch.float64) + 0.5
     z = 1.0 - 2.0 * n / DIRECTIONS

@@ -3,7 +3,7 @@
 #include "rng.cuh"
 
 constexpr int OF_OCTAVE = 8, OUTLINE_WAVES = 24, TEXTURE_WAVES = 12;
-constexpr float MEAN_ABS = 0.8f, LEAST = 0.35f;
+constexpr float MEAN_ABS = 0.8f, LEAST = 0.35f, SPIKE_SD = 2.5f;
 
 // Columns of a lesion's row: Trait in kernels/_columns.py.
 enum { RADIUS = 0, AXES = 1, ROTATION = 4, IRREGULARITY = 8, LOBULATION = 9, SPICULATION = 10, KIND = 11, BODY = 12, CORE = 13, CORE_SHARE = 14, RIM = 15,
@@ -26,7 +26,7 @@ __device__ __forceinline__ float sum_of_waves(const float4* waves, int count, fl
 // How far an outline reaches in a direction, in radii, before it is cut at what it may reach.
 __device__ __forceinline__ float radius_at(const float4* waves, float irregularity, float lobulation, float spiculation, float x, float y, float z) {
     const float first = sum_of_waves(waves, OF_OCTAVE, 1.0f, x, y, z), second = sum_of_waves(waves + OF_OCTAVE, OF_OCTAVE, 2.0f, x, y, z);
-    const float third = sum_of_waves(waves + 2 * OF_OCTAVE, OF_OCTAVE, 4.0f, x, y, z), spike = fmaxf(third, 0.0f);
+    const float third = sum_of_waves(waves + 2 * OF_OCTAVE, OF_OCTAVE, 4.0f, x, y, z), spike = fminf(fmaxf(third, 0.0f), SPIKE_SD) / SPIKE_SD;
     const float bumps = 0.8f * first + 0.5f * second + 0.33f * third;
     return fmaxf(1.0f + irregularity * bumps + lobulation * (fabsf(second) - MEAN_ABS) + spiculation * (spike * spike * spike), LEAST);
 }

@@ -6,26 +6,27 @@
 constexpr int THREADS = 128;
 constexpr int CANDIDATES = 64, LOOKS = 256, SLOTS = 64;
 constexpr float DENT = 0.15f;
+enum { ORGAN_SEEN = 1, TUMOR_SEEN = 2 };
 enum { FREE, OUTSIDE, VESSEL };  // what a voxel is to a lesion
 
 // How far a lesion reaches from its centre.
 __device__ __forceinline__ float reach_mm(const float* row) { return fmaxf(row[AXES], fmaxf(row[AXES + 1], row[AXES + 2])) * row[REACH]; }
 
-// Organ voxels of one line along k a thread, or what the map says of them; `tumor_seen` is zero before. Bytes: 1 or 2 read a voxel, 8 written a line.
+// Organ voxels of one line along k a thread, or what the map says of them; `seen_in` is zero before. Bytes: 1 or 2 read a voxel, 8 written a line.
 extern "C" __global__ void __launch_bounds__(THREADS)
-lines_kernel(long long* in_line, int* tumor_seen, const void* label, const unsigned char* where, int kind, long long organ, long long tumor, long long lines,
+lines_kernel(long long* in_line, int* seen_in, const void* label, const unsigned char* where, int kind, long long organ, long long tumor, long long lines,
              int n_k) {
     const long long line = blockIdx.x * (long long)THREADS + threadIdx.x, sample = blockIdx.y;
     if (line >= lines) return;
     long long count = 0;
-    bool has_tumor = false;
+    int has = 0;
     for (int k = 0; k < n_k; ++k) {
         const long long at = (sample * lines + line) * n_k + k, value = read_label(label, at, kind);
         if (value == organ) count += where ? where[at] : 1;
-        has_tumor |= value == tumor;
+        has |= (value == tumor ? TUMOR_SEEN : 0) | (value == organ ? ORGAN_SEEN : 0);
     }
     in_line[sample * lines + line] = count;
-    if (has_tumor) atomicOr(&tumor_seen[sample], 1);
+    if (has) atomicOr(&seen_in[sample], has);
 }
 
 // Running sum over a sample's lines, one sample a block: each thread adds up its own stretch, then the stretches before it.
@@ -118,14 +119,14 @@ candidates_kernel(float* centre_vox, bool* clear, const long long* ends, const u
     __syncthreads();
     if (thread >= CANDIDATES) return;
     for (int axis = 0; axis < 3; ++axis) centre_vox[3 * (first + thread) + axis] = centre[thread][axis];
-    clear[first + thread] = !hit[thread] && outside[thread] <= most_outside;
+    clear[first + thread] = end[lines - 1] > 0 && !hit[thread] && outside[thread] <= most_outside;
 }
 
 // One sample a block, one candidate a thread: slot after slot, the first candidate that keeps its distance from all lesions before it. For a
 // lesion near another the candidates are made here, as that one's place is known only now; all threads look for vessels around them.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
 choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible, const float* centre_vox, const bool* clear, const bool* active,
-              const float* given_vox, const long long* ends, const int* tumor_seen,
+              const float* given_vox, const int* seen_in,
               float apart_mm, int slots, const void* label, const unsigned char* vessel, const float* looks, const float* lesions, const long long* uids,
               unsigned long long seed, float avoid_to_mm, int most_outside, int kind, long long organ, int n_i, int n_j, int n_k, float mm_i, float mm_j, float mm_k) {
     const Scene scene = {label, vessel, looks, organ, kind, n_i, n_j, n_k, mm_i, mm_j, mm_k};
@@ -134,8 +135,8 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
     __shared__ float4 waves[OUTLINE_WAVES];  // of the parent
     __shared__ int first, beyond, hit[CANDIDATES], outside[CANDIDATES];
     const int thread = threadIdx.x;
-    const long long sample = blockIdx.x, lines = (long long)n_i * n_j;
-    const bool can = ends[sample * lines + lines - 1] > 0 && !tumor_seen[sample];
+    const long long sample = blockIdx.x;
+    const bool can = seen_in[sample] == ORGAN_SEEN;
     if (thread == 0) possible[sample] = can;
     const auto given_at = [&](long long lesion) -> const float* {
         const float* at = given_vox ? given_vox + 3 * lesion : nullptr;

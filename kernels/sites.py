@@ -136,8 +136,8 @@ def _sites_cuda(
         raise ValueError(f"lesions must be at most {SLOTS} for backend 'cupy', got {slots}; lower the preset's count")
     kind, mm = (_launch.label_kind(maps.label.dtype), np.int64(organ_label)), [np.float32(spacing) for spacing in spacing_mm]
     in_line, ends = (torch.empty(b, ni * nj, dtype=torch.int64, device=device) for _ in range(2))
-    tumor_seen = torch.zeros(b, dtype=torch.int32, device=device)
-    arguments: list[object] = [in_line, tumor_seen, label, where, *kind, np.int64(tumor_label), lines, np.int32(nk)]
+    seen = torch.zeros(b, dtype=torch.int32, device=device)
+    arguments: list[object] = [in_line, seen, label, where, *kind, np.int64(tumor_label), lines, np.int32(nk)]
     _launch.launch("sites", "lines_kernel", (-(-ni * nj // 128), b, 1), (128, 1, 1), arguments)
     _launch.launch("sites", "ends_kernel", (b, 1, 1), (128, 1, 1), (ends, in_line, lines))
     centre = torch.empty(b, slots, CANDIDATES, 3, dtype=torch.float32, device=device)
@@ -160,7 +160,7 @@ def _sites_cuda(
         torch.empty(b, *size, dtype=dtype, device=device)
         for size, dtype in (((slots, 3), torch.float32), ((slots,), torch.bool), ((slots,), torch.bool), ((), torch.bool))
     )
-    rest = (ends, tumor_seen, np.float32(rule.apart_mm), np.int32(slots))
+    rest = (seen, np.float32(rule.apart_mm), np.int32(slots))
     arguments = [chosen, placed, at_surface, possible, centre, clear, active, given, *rest, *scene]
     _launch.launch("sites", "choose_kernel", (b, 1, 1), (128, 1, 1), arguments)
     return Sites(chosen, placed, at_surface, possible)
@@ -184,8 +184,8 @@ def sites_torch(
     if maps.vessel is not None:
         ground.masked_fill_(organ & (maps.vessel > 0), _VESSEL)
     word = words(seed, uid, Purpose.SITE, slots, 4 * CANDIDATES).view(b, slots, CANDIDATES, 4)
-    centre, any_organ = _anywhere(organ, maps.where, word)
-    possible = any_organ & ~(label == tumor_label).flatten(1).any(1)
+    centre, anywhere = _anywhere(organ, maps.where, word)
+    possible = organ.flatten(1).any(1) & ~(label == tumor_label).flatten(1).any(1)
     given_vox = torch.full_like(centre[:, :, 0], torch.nan) if wanted.given_vox is None else wanted.given_vox
     given, reach_mm, slot_of = given_vox.isfinite().all(-1), wanted.reach_mm, torch.arange(slots, device=device)
     parents, wave = wanted.lesion[..., Trait.PARENT].to(torch.int64), waves(seed, uid, slots)
@@ -193,12 +193,12 @@ def sites_torch(
     chosen, placed = torch.where(given[..., None], given_vox, 0.0), wanted.active & possible[:, None] & given
     used = [slot for slot in range(slots) if not _host.on_host(device) or wanted.active[:, slot].any()]
     for slot in used:
-        at, fits, near = centre[:, slot], torch.ones_like(word[:, slot, :, 0], dtype=torch.bool), parents[:, slot, None] >= 0
+        at, fits, near = centre[:, slot], anywhere[:, None].expand(-1, CANDIDATES), parents[:, slot, None] >= 0
         if not _host.on_host(device) or near.any():
             around, inside = _near(chosen, placed, wanted, slot, rule.apart_mm, word[:, slot], wave, spacing, organ)
             at, fits = torch.where(near[..., None], around, at), ~near | inside
         vessel, outside = _looked_at(ground, at, reach_mm[:, slot], spacing)
-        fits &= ~(vessel & avoids[:, slot, None]) & (outside <= most_outside)
+        fits = fits & ~(vessel & avoids[:, slot, None]) & (outside <= most_outside)
         others = placed & (slot_of != slot) & (slot_of != parents[:, slot, None])
         gap = ((at[:, :, None] - chosen[:, None]) * spacing).square().sum(-1)  # (b, candidates, slots)
         least = (reach_mm[:, slot, None, None] + reach_mm[:, None] + rule.apart_mm).clamp_min(0.0).square()

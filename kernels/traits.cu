@@ -2,7 +2,8 @@
 #include "outline.cuh"
 
 constexpr int THREADS = 64;
-constexpr float RIM_PART = 0.39f, CAPSULE_PART = 3.76f;
+constexpr int DIRECTIONS = 256;
+constexpr float RIM_PART = 0.39f, CAPSULE_PART = 3.76f, EDGE_PART = 1.2f, LEAST_HELD = 0.5f, FLOOR_MARGIN = 1.15f, ENHANCED_HU = 80.0f;
 
 // Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind, Word and ScanWord in kernels/_columns.py.
 enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_LOBULATION = 7, SCAN_SPICULATION = 9, SCAN_TEXTURE_MM = 11, EDGE_SHARE = 13,
@@ -11,7 +12,7 @@ enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_
        CIRRHOSIS_PROB = 44, SURFACE_MM = 45, NODULE_HU = 47, SIZE_START = 49, CURRICULUM = 53 };
 enum { END = 0, TARGET = 1, KIND_BODY = 2, KIND_CORE = 4, KIND_CORE_SHARE = 6, KIND_RIM = 8, KIND_TEXTURE = 10, SPECK_HU = 12, KIND_SPECK_SHARE = 14, KIND_EDGE = 15,
        OFFSET_HU = 16, CAPSULE_HU = 17, KIND_CAPSULE_MM = 19, OUTLINE_FACTOR = 20,
-       KIND_COLUMNS = 21 };
+       SPECK_PART = 21, KIND_COLUMNS = 22 };
 enum { W_SIZE_BIN, W_SIZE, W_AXES, W_ROTATION = 4, W_IRREGULARITY = 7, W_LOBULATION, W_SPICULATION, W_KIND, W_BODY, W_CORE, W_CORE_SHARE, W_RIM, W_TEXTURE,
        W_TEXTURE_MM, W_SPECK, W_PUSH, W_BULGE, W_CAPSULE, W_HALO, W_HALO_MM };
 enum { S_ALTER, S_CLUSTER, S_SATELLITE, S_SATELLITES, S_CIRRHOSIS, S_SURFACE_MM, S_NODULE_HU };
@@ -45,8 +46,8 @@ struct Drawing {
     }
 };
 
-// One slot of one sample a block: blocks (slots, samples). A thread measures the outline in one of 64 directions, then one thread draws.
-// Bytes: 31 floats written a lesion; operations: 24 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
+// One slot of one sample a block: blocks (slots, samples). A thread measures the outline in four of 256 directions, then one thread draws.
+// Bytes: 31 floats written a lesion; operations: 96 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
 extern "C" __global__ void __launch_bounds__(THREADS)
 traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, const float* scan, const float* kinds, const float* directions,
               const long long* uids, const float* organ_hu, const float* noise_hu, unsigned long long seed, int kind_count, int main_slots) {
@@ -78,9 +79,12 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     const float irregularity = within(W_IRREGULARITY, scan + SCAN_IRREGULARITY) * row[OUTLINE_FACTOR];
     const float lobulation = within(W_LOBULATION, scan + SCAN_LOBULATION) * row[OUTLINE_FACTOR];
     const float spiculation = within(W_SPICULATION, scan + SCAN_SPICULATION) * row[OUTLINE_FACTOR];
-    const float far = radius_at(waves, irregularity, lobulation, spiculation, directions[3 * thread], directions[3 * thread + 1], directions[3 * thread + 2]);
-    volume[thread] = far * far * far;
-    reach[thread] = far;
+    float cubes = 0.0f, farthest = 0.0f;
+    for (int n = thread; n < DIRECTIONS; n += THREADS) {
+        const float far = radius_at(waves, irregularity, lobulation, spiculation, directions[3 * n], directions[3 * n + 1], directions[3 * n + 2]);
+        cubes += far * far * far, farthest = fmaxf(farthest, far);
+    }
+    volume[thread] = cubes, reach[thread] = farthest;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
         if (thread < half) volume[thread] += volume[thread + half], reach[thread] = fmaxf(reach[thread], reach[thread + half]);
@@ -90,16 +94,18 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
 
     float* out = lesions + ((long long)sample * slots + slot) * TRAITS;
     const float second = within(W_AXES, scan + AXIS_RATIO), third = within(W_AXES + 1, scan + AXIS_RATIO);
-    const float scale = radius / powf(volume[0] / (float)THREADS * (second * third), 1.0f / 3.0f);
+    const float scale = radius / powf(volume[0] / (float)DIRECTIONS * (second * third), 1.0f / 3.0f);
     const float u = to_uniform(draw.word(TRAIT, slot, W_ROTATION)), near = sqrtf(1.0f - u), away = sqrtf(u);
     const float turn = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 1)), other = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 2));
-    const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = scan[CNR_FLOOR] * noise_hu[sample];
-    const float drawn = within(W_BODY, row + KIND_BODY), wanted = (row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ) + row[OFFSET_HU];
+    const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = FLOOR_MARGIN * scan[CNR_FLOOR] * noise_hu[sample];
+    const float edge = fminf(fmaxf(scan[EDGE_SHARE] * radius, scan[EDGE_MM]), scan[EDGE_MM + 1]) * row[KIND_EDGE], speck = within(W_SPECK, row + SPECK_HU);
     const float core = within(W_CORE, row + KIND_CORE) * organ, share = within(W_CORE_SHARE, row + KIND_CORE_SHARE), rim = within(W_RIM, row + KIND_RIM) * organ;
     const float capsule = within(W_CAPSULE, row + CAPSULE_HU), inner = fminf(CAPSULE_PART * row[KIND_CAPSULE_MM] / radius, 1.0f);
-    const float others = core * (share * share * share) + rim * RIM_PART + capsule * inner;  // what they add to the mean over the lesion
-    const float body = wanted < 0.0f ? fminf(wanted, -floor - others) : fmaxf(wanted, floor - others);
-    const float texture_mm = within(W_TEXTURE_MM, scan + SCAN_TEXTURE_MM), speck = within(W_SPECK, row + SPECK_HU);
+    const float others = core * (share * share * share) + rim * RIM_PART + capsule * inner + speck * row[SPECK_PART];  // in the lesion's mean
+    const float held = fmaxf(1.0f - EDGE_PART * edge / radius, LEAST_HELD), offset = row[OFFSET_HU] * fminf(organ / ENHANCED_HU, 1.0f);
+    const float drawn = within(W_BODY, row + KIND_BODY), wanted = (row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ) + offset;
+    const float body = wanted < 0.0f ? fminf(wanted, -(floor + others) / held) : fmaxf(wanted, (floor - others) / held);
+    const float texture_mm = within(W_TEXTURE_MM, scan + SCAN_TEXTURE_MM), mild = fminf(radius / texture_mm, 1.0f);  // no texture, but another contrast
     out[RADIUS] = out[PUSH_MM] = radius;
     out[AXES] = scale, out[AXES + 1] = second * scale, out[AXES + 2] = third * scale;
     out[ROTATION] = away * cospif(other), out[ROTATION + 1] = near * sinpif(turn), out[ROTATION + 2] = near * cospif(turn), out[ROTATION + 3] = away * sinpif(other);
@@ -107,11 +113,11 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     out[KIND] = (float)kind;
     out[BODY] = body;
     out[CORE] = core, out[CORE_SHARE] = share, out[RIM] = rim;
-    out[TEXTURE] = within(W_TEXTURE, row + KIND_TEXTURE) * fabsf(body);
+    out[TEXTURE] = within(W_TEXTURE, row + KIND_TEXTURE) * fabsf(body) * mild;
     out[TEXTURE_MM] = speck != 0.0f ? fminf(texture_mm, radius) : texture_mm;  // so that small lesions have specks too
     out[SPECK] = speck;
     out[SPECK_SHARE] = row[KIND_SPECK_SHARE];
-    out[EDGE] = fminf(fmaxf(scan[EDGE_SHARE] * radius, scan[EDGE_MM]), scan[EDGE_MM + 1]) * row[KIND_EDGE];
+    out[EDGE] = edge;
     out[REACH] = 1.1f * reach[0];
     out[PUSH] = within(W_PUSH, scan + MASS_EFFECT);
     out[BULGE] = within(W_BULGE, scan + SCAN_BULGE);

@@ -4,9 +4,10 @@ The table has a row for the scan and one for each kind; `Scan` and `Kind` name t
 lesion, whose columns `Trait` names: it is what the plan holds and what `kernels.lesion` paints. After the slots of lesions that lie
 anywhere come those of satellites, of which the largest lesion of a sample may have some.
 
-Cost: 6 blocks of random words a lesion, and 64 directions in which its outline is measured.
+Cost: 6 blocks of random words a lesion, and 256 directions in which its outline is measured.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,9 @@ class Traits(NamedTuple):
 
 
 RIM_PART = 0.39  # of a rim, in the mean over a ball: the integral of 3 w² exp(−((w − 0.88) / 0.1)²) from 0 to 1
+EDGE_PART = 1.2  # of an edge, over the radius, that a lesion's mean lacks: 3 / √(2 π)
+LEAST_HELD, FLOOR_MARGIN = 0.5, 1.15  # textures do not average out
+ENHANCED_HU = 80.0  # from which on laws with an offset, made for enhanced organs, hold as they are
 CAPSULE_PART = 3.76  # of a thin capsule, times its half width over the radius: 3 √(π / 2)
 REACH_MARGIN = 1.1  # on the farthest of the directions in which an outline is measured
 
@@ -76,9 +80,20 @@ def _traits_cuda(
 
 
 def traits_torch(
-    scan_row: Tensor, kind_rows: Tensor, slots: int, satellites: int, seed: int, uid: Tensor, organ_hu: Tensor, noise_hu: Tensor
+    scan_row: Tensor,
+    kind_rows: Tensor,
+    slots: int,
+    satellites: int,
+    seed: int,
+    uid: Tensor,
+    organ_hu: Tensor,
+    noise_hu: Tensor,
+    asked: Mapping[Trait, Float[Tensor, "b both"]] | None = None,
 ) -> Traits:
-    """Twin of the kernel; what has a rounding of its own in every library is in float64, so that a lesion is the same in any batch."""
+    """Twin of the kernel; what has a rounding of its own in every library is in float64, so that a lesion is the same in any batch.
+
+    `asked` holds kinds, radii and outlines that are not drawn, NaN where they are: all else follows from them.
+    """
     word = words(seed, uid, Purpose.TRAIT, slots + satellites, Word.WORDS)
     scan = words(seed, uid, Purpose.SCAN, 1, ScanWord.WORDS)[:, 0]
     altered, active = _counted(scan, scan_row, slots, seed, uid)
@@ -88,6 +103,11 @@ def traits_torch(
     small = to_uniform(word[..., Word.SIZE], scan_row[Scan.SATELLITE_RADIUS_MM], scan_row[Scan.SATELLITE_RADIUS_MM + 1])
     radius = torch.where(satellite, torch.minimum(small, 0.5 * radius.gather(1, of_parent)), radius)
     kind = (to_uniform(word[..., Word.KIND, None]) >= kind_rows[:-1, Kind.END]).sum(-1).gather(1, of_parent)
+    known = {} if asked is None else {trait: (value.isfinite(), value.nan_to_num(0.0)) for trait, value in asked.items()}
+    if Trait.RADIUS in known:
+        radius = torch.where(*known[Trait.RADIUS], radius)
+    if Trait.KIND in known:
+        kind = torch.where(known[Trait.KIND][0], known[Trait.KIND][1].to(torch.int64), kind)
     lesion = torch.zeros(*word.shape[:2], Trait.COLUMNS, dtype=torch.float32, device=uid.device)
     lesion[..., Trait.RADIUS], lesion[..., Trait.PUSH_MM] = radius, radius
     lesion[..., Trait.PARENT], lesion[..., Trait.WITHIN_MM] = parent, within_mm
@@ -95,6 +115,8 @@ def traits_torch(
     for trait, which, column in _OF_SCAN:
         lesion[..., trait] = to_uniform(word[..., which], scan_row[column], scan_row[column + 1])
     lesion[..., Trait.IRREGULARITY : Trait.IRREGULARITY + 3] *= kind_rows[kind][..., Kind.OUTLINE, None]
+    for trait in known.keys() & {Trait.IRREGULARITY, Trait.LOBULATION, Trait.SPICULATION}:
+        lesion[..., trait] = torch.where(*known[trait], lesion[..., trait])
     lesion[..., Trait.ROTATION : Trait.ROTATION + 4] = _rotation(word[..., Word.ROTATION : Word.ROTATION + 3])
     wave = waves(seed, uid, slots + satellites).double()
     lesion[..., Trait.AXES : Trait.AXES + 3], lesion[..., Trait.REACH] = _axes(word, scan_row, lesion, wave)
@@ -145,25 +167,26 @@ def _colour(lesion: Tensor, word: Tensor, scan_row: Tensor, row: Tensor, organ_h
     def of_kind(which: Word, column: Kind) -> Tensor:
         return to_uniform(word[..., which], row[..., column], row[..., column + 1])
 
-    organ, floor = organ_hu.clamp_min(scan_row[Scan.ORGAN_HU]), scan_row[Scan.CNR_FLOOR] * noise_hu
-    drawn = of_kind(Word.BODY, Kind.BODY)
-    body = torch.where(row[..., Kind.TARGET] > 0, drawn - organ_hu, drawn * organ) + row[..., Kind.OFFSET_HU]
+    organ, radius = organ_hu.clamp_min(scan_row[Scan.ORGAN_HU]), lesion[..., Trait.RADIUS]
+    edge = (scan_row[Scan.EDGE_SHARE] * radius).clamp(scan_row[Scan.EDGE_MM], scan_row[Scan.EDGE_MM + 1]) * row[..., Kind.EDGE]
     core, share = of_kind(Word.CORE, Kind.CORE) * organ, of_kind(Word.CORE_SHARE, Kind.CORE_SHARE)
-    rim = of_kind(Word.RIM, Kind.RIM) * organ
+    rim, speck = of_kind(Word.RIM, Kind.RIM) * organ, of_kind(Word.SPECK, Kind.SPECK_HU)
     capsule, capsule_mm = of_kind(Word.CAPSULE, Kind.CAPSULE_HU), row[..., Kind.CAPSULE_MM]
-    within = (CAPSULE_PART * capsule_mm / lesion[..., Trait.RADIUS]).clamp_max(1.0)
-    others = core * (share * share * share) + rim * RIM_PART + capsule * within  # what they add to the mean over the lesion
-    body = torch.where(body < 0, torch.minimum(body, -floor - others), torch.maximum(body, floor - others))
+    within = (CAPSULE_PART * capsule_mm / radius).clamp_max(1.0)
+    others = core * (share * share * share) + rim * RIM_PART + capsule * within + speck * row[..., Kind.SPECK_PART]  # in the lesion's mean
+    held = (1.0 - EDGE_PART * edge / radius).clamp_min(LEAST_HELD)
+    floor = FLOOR_MARGIN * scan_row[Scan.CNR_FLOOR] * noise_hu
+    drawn, offset = of_kind(Word.BODY, Kind.BODY), row[..., Kind.OFFSET_HU] * (organ / ENHANCED_HU).clamp_max(1.0)
+    body = torch.where(row[..., Kind.TARGET] > 0, drawn - organ_hu, drawn * organ) + offset
+    body = torch.where(body < 0, torch.minimum(body, -(floor + others) / held), torch.maximum(body, (floor - others) / held))
     lesion[..., Trait.BODY], lesion[..., Trait.CORE], lesion[..., Trait.CORE_SHARE], lesion[..., Trait.RIM] = body, core, share, rim
-    lesion[..., Trait.TEXTURE] = of_kind(Word.TEXTURE, Kind.TEXTURE) * body.abs()
-    lesion[..., Trait.SPECK] = of_kind(Word.SPECK, Kind.SPECK_HU)
-    lesion[..., Trait.SPECK_SHARE] = row[..., Kind.SPECK_SHARE]
-    lesion[..., Trait.CAPSULE], lesion[..., Trait.CAPSULE_MM] = capsule, capsule_mm
+    lesion[..., Trait.CAPSULE], lesion[..., Trait.CAPSULE_MM], lesion[..., Trait.EDGE] = capsule, capsule_mm, edge
+    lesion[..., Trait.SPECK], lesion[..., Trait.SPECK_SHARE] = speck, row[..., Kind.SPECK_SHARE]
     lesion[..., Trait.HALO] *= organ
-    fine = torch.minimum(lesion[..., Trait.TEXTURE_MM], lesion[..., Trait.RADIUS])  # so that small lesions have specks too
-    lesion[..., Trait.TEXTURE_MM] = torch.where(lesion[..., Trait.SPECK] != 0, fine, lesion[..., Trait.TEXTURE_MM])
-    edge = (scan_row[Scan.EDGE_SHARE] * lesion[..., Trait.RADIUS]).clamp(scan_row[Scan.EDGE_MM], scan_row[Scan.EDGE_MM + 1])
-    lesion[..., Trait.EDGE] = edge * row[..., Kind.EDGE]
+    texture_mm = lesion[..., Trait.TEXTURE_MM]
+    mild = (radius / texture_mm).clamp_max(1.0)  # in a small lesion a texture is no texture, but another contrast
+    lesion[..., Trait.TEXTURE] = of_kind(Word.TEXTURE, Kind.TEXTURE) * body.abs() * mild
+    lesion[..., Trait.TEXTURE_MM] = torch.where(speck != 0, torch.minimum(texture_mm, radius), texture_mm)  # small ones have specks too
 
 
 def _cirrhosis(scan: Tensor, scan_row: Tensor) -> Float[Tensor, "b 2"]:

@@ -10,7 +10,7 @@ from gpu_synth.organs import LIVER
 BUSY = replace(
     LIVER,
     count=(3, 9),
-    spiculation=(0.0, 0.02),
+    spiculation=(0.0, 0.3),
     cnr_floor=1.5,
     halo=(-0.2, 0.2),
     cluster_prob=0.3,

@@ -111,7 +111,7 @@ def test_evaluation_mode_uses_no_ordinals_up():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        pytest.param({"plan": None}, TypeError, "plan must be a TumorPlan, got NoneType; TumorSynthesizer.plan makes one", id="none"),
+        pytest.param({"plan": None}, TypeError, "plan must be what TumorSynthesizer.plan made, got NoneType", id="none"),
         pytest.param(
             {"image": IMAGE[:1], "label": LABEL[:1]}, ValueError, "plan must hold 1 samples, as image does, got 2; take some", id="batch"
         ),

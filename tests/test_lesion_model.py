@@ -12,7 +12,7 @@ from gpu_synth import TumorPlan, TumorSynthesizer, presets
 from gpu_synth.lesion_plan import LesionPlan
 
 SHAPE = (44, 40, 36)
-ALL_ON = {"halo": (-0.2, 0.2), "satellite_prob": 1.0, "cluster_prob": 0.5, "cirrhosis_prob": 1.0, "spiculation": (0.0, 0.02)}
+ALL_ON = {"halo": (-0.2, 0.2), "satellite_prob": 1.0, "cluster_prob": 0.5, "cirrhosis_prob": 1.0, "spiculation": (0.0, 0.3)}
 
 GROWTH = {"growth": True, "size_mm": (2.0, 3.0, 4.0, 6.0, 8.0)}
 
@@ -72,7 +72,7 @@ def test_a_crop_of_a_render_is_a_render_of_the_crop(growth, spacing_mm):
     assert (part.label[inner] == 2).sum() > 100
     assert torch.equal(part.label[inner], whole.label[crop][inner])
     assert torch.equal(part.instances[inner], whole.instances[crop][inner])
-    torch.testing.assert_close(part.image[inner], whole.image[crop][inner], rtol=0, atol=0.2)
+    torch.testing.assert_close(part.image[inner], whole.image[crop][inner], rtol=0, atol=0.5)
 
 
 def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
@@ -150,7 +150,7 @@ def test_grown_lesions_have_their_volume_and_their_plan_is_saved(tmp_path):
     assert out.occupancy[out.label == 2].mean() > 0.7
     plan.save(tmp_path / "plan")
     assert same(synth.render(image, label, TumorPlan.load(tmp_path / "plan")).image, out.image)
-    with pytest.raises(ValueError, match="radius_mm must be left as it is in a plan of grown lesions"):
+    with pytest.raises(ValueError, match="radius_mm must be left as it is"):
         plan.edit(radius_mm=torch.full(plan.active.shape, 6.0))
 
 
@@ -159,9 +159,11 @@ def test_grown_lesions_have_their_volume_and_their_plan_is_saved(tmp_path):
     [
         ([{"size": 3}], "what is asked of a lesion must be one of kind, centre_vox, radius_mm"),
         ([{"kind": "wart"}], "kind must be one of hypodense, hyperdense"),
-        ([{"radius_mm": 0}], "radius_mm must be above 0, got 0"),
+        ([{"radius_mm": 0}], r"radius_mm must lie in \(0, 1000\], got 0"),
         ([{"centre_vox": (1, 2)}], "centre_vox must hold three numbers"),
-        ([{"contrast_hu": float("nan")}], "contrast_hu must be finite"),
+        ([{"contrast_hu": float("nan")}], "contrast_hu must be a finite number"),
+        ([{"centre_vox": (1, 2, 99)}], "centre_vox must lie in the image of"),
+        ([{"radius_mm": True}], "radius_mm must be a finite number, got True"),
         ([[{}], [{}], [{}]], "lesions must hold a list for each of 2 samples, got 3"),
     ],
 )
@@ -232,13 +234,21 @@ def test_tissue_moves_out_of_the_way_and_only_near_lesions():
     [
         ({"size_prob": (0.5, 0.5, 0.5, 0.0)}, "size_prob must add up to 1"),
         ({"size_mm": (5, 2, 10, 20, 44)}, "size_mm must rise from above 0"),
-        ({"count": (1, 99)}, "count and satellites must come to 64 at most, got 99"),
+        ({"count": (1, 99)}, "count and satellites must come to 1 to 64, got 99"),
         ({"count": (1, 2.5)}, "count must hold whole numbers"),
         ({"satellites": (0, 0)}, "satellites must be above 0 where satellite_prob is"),
         ({"cirrhosis_prob": 1.5}, r"cirrhosis_prob must lie in \[0, 1\]"),
+        ({"count": (0, 0)}, "count and satellites must come to 1 to 64"),
+        ({"cnr_floor": -1}, "cnr_floor must be a finite number from 0 on"),
+        ({"surface_mm": (0, 0)}, "surface_mm must be above 0 where cirrhosis_prob is"),
+        ({"kinds": None}, "kinds must be a list"),
+        ({"kinds": [{"name": "x", "prob": 1.0, "body": (0, 1), "contrast": 3}]}, "a kind's fields must be among name, prob, body"),
+        ({"kinds": [{"name": "x", "prob": 1.0}]}, "a kind must have name, prob and body, got one without 'body'"),
+        ({"kinds": [{"name": "x", "prob": 1.0, "body": 0.3}]}, "body of kind 'x' must be"),
+        ({"kinds": [{"name": "x", "prob": 1.0, "body": (0, 1), "edge": (1, 2)}]}, "edge of kind 'x' must be a finite number"),
         ({"growth": "yes"}, "growth must be true or false"),
         ({"bulge": (50, 120)}, "mass_effect and bulge must be 100 percent at most"),
-        ({"kinds": ({"name": "x", "prob": 1.0, "body": (0, 1), "capsule_mm": 0},)}, "edge and capsule_mm of kind 'x' must be above 0"),
+        ({"kinds": ({"name": "x", "prob": 1.0, "body": (0, 1), "capsule_mm": 0},)}, "capsule_mm of kind 'x' must be above 0"),
         ({"contrast": 3}, "preset field must be one of count, size_mm"),
         ({"kinds": ({"name": "x", "prob": 1.0, "body": (5, -5)},)}, "body of kind 'x' must be"),
         ({"mass_effect": 3}, "mass_effect must hold 2 finite numbers"),

@@ -149,7 +149,7 @@ def _write_text(path):
 def test_other_files_are_refused_by_name(write, tmp_path):
     path = tmp_path / "other"
     write(path)
-    with pytest.raises(ValueError, match=rf"path must be a plan that TumorPlan.save wrote, got {re.escape(str(path))}"):
+    with pytest.raises(ValueError, match=rf"path must be a plan that its save wrote, got {re.escape(str(path))}"):
         TumorPlan.load(path)
 
 

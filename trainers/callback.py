@@ -74,6 +74,8 @@ class SynthesizeTumors(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Synthesise into the batch's own tensors: a tensor put in their place would not reach `training_step`."""
+        if self.soft_key is not None and not isinstance(batch, MutableMapping):
+            raise ValueError(f"batch must be a dict for soft_key, got a {type(batch).__name__}; set soft_key to None")
         image, label = self._take(batch, self.image_key), self._take(batch, self.label_key)
         spacing_mm = self.spacing_mm if self.spacing_mm is not None else self._spacing_mm(batch)
         low, high = self.window_hu or (0.0, 1.0)
@@ -81,9 +83,7 @@ class SynthesizeTumors(pl.Callback):
         new_image, new_label, *soft = self.step(image_hu, label, spacing_mm)
         image.copy_(to_window(new_image, self.window_hu) if self.window_hu else new_image)
         label.copy_(new_label)
-        if soft and not isinstance(batch, MutableMapping):
-            raise ValueError(f"batch must be a dict for soft_key, got a {type(batch).__name__}; set soft_key to None")
-        if soft:
+        if self.soft_key is not None:
             batch[self.soft_key] = soft[0]
 
     def _spacing_mm(self, batch: Any) -> Any:

@@ -24,7 +24,7 @@ class SynthesisStep:
 
     Args:
         synthesizer: In training mode.
-        soft_labels: Hand over how much of each voxel is lesion, too.
+        soft_labels: Hand over how much of each voxel is lesion, too; without a CUDA graph.
 
     Raises:
         ValueError: The synthesizer's preset has no soft labels.
@@ -60,6 +60,8 @@ class SynthesisStep:
 
     def _softly(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None) -> tuple[Tensor, ...]:
         """Image, label, and how much of each voxel is lesion."""
+        if uid is None and not self.synthesizer.training:  # nothing is made, see `TumorSynthesizer.forward`
+            return image, label, (label == self.synthesizer.tumor_label).to(torch.float32)
         plan = self.synthesizer.plan(image, label, spacing_mm, uid)
         out = self.synthesizer.render(image, label, plan)
         self.synthesizer.count(torch.stack((plan.active.sum(), plan.skipped.sum())))

@@ -110,7 +110,7 @@ def test_a_map_says_how_likely_a_place_is():
     assert counts[likely == 0].sum() == 0
     assert chisquare(counts[likely > 0].numpy(), (3000 * likely / likely.sum())[likely > 0].numpy()).pvalue > RARE
     nothing = placed(label[:1], torch.ones(1, 1), where=torch.zeros_like(where)[None])
-    assert not nothing.possible.any()
+    assert not nothing.placed.any()
 
 
 def test_a_given_place_is_kept_and_others_keep_away_from_it():
