@@ -50,6 +50,7 @@ ROW = {
     "source": str,
     "workers": int,
     "model": str,
+    "effect": str,
     "ms": float,
     "mean_ms": float,
     "p90_ms": float,
