@@ -215,3 +215,32 @@ def test_the_mass_effect_folds_nothing(told):
     told("Jacobian determinant of mass effect and bulge, the least", int(plan.active.sum()), min(least), "> 0")
     assert (plan.lesion[..., Trait.PUSH_MM] > plan.lesion[..., Trait.RADIUS])[plan.active].float().mean() > 0.3  # bulges
     assert min(least) > 0
+
+
+@pytest.mark.real_ct
+@pytest.mark.parametrize("name", CASES)
+def test_every_effect_in_a_whole_ct_alters_what_it_declares(name, told):
+    """30 lesions and more, all effects on: HU stay plausible; outside the organ, mass effect, bulges and its surface alter, nothing else."""
+    image, label = case(name)
+    synth = TumorSynthesizer(
+        "liver", prob=1.0, scope="volume", count=(48, 48), size_prob=(0.6, 0.3, 0.09, 0.01), halo=(0.05, 0.15), cluster_prob=0.0,
+        satellite_prob=1.0, cirrhosis_prob=1.0,
+    )  # fmt: skip
+    plan = synth.plan(image, label, SPACING_MM, torch.tensor([1]))
+    out = synth.render(image, label, plan)
+    lesions = len(out.records())
+    told(f"lesions in {name} with every effect", lesions, lesions, "≥ 30")
+    assert lesions >= 30
+    assert image.min() - 25 <= out.image.min() <= out.image.max() <= image.max() + 25  # grain stays where moved tissue comes to lie
+    added = (out.image - image)[0, 0][(label[0, 0] == 1) & (out.label[0, 0] == 1) & (out.occupancy[0, 0] == 0)].abs()
+    assert added.quantile(0.99) < 80  # of the organ's own: nodules, halos, a surface that moves
+    changed = ((out.image != image) & (label == 0))[0, 0]
+    surface_vox = ndimage.distance_transform_edt((label[0, 0] == 0).numpy())[changed.numpy()]
+    index = changed.nonzero().double()
+    reach_mm = torch.stack(
+        [
+            (index - centre).mul(SPACING_MM[0]).norm(dim=1) - 1.3 * row[Trait.PUSH_MM]
+            for centre, row in zip(plan.centre_vox[0], plan.lesion[0], strict=True)
+        ]
+    ).amin(0)
+    assert ((reach_mm <= SPACING_MM[0]) | (torch.from_numpy(surface_vox) <= 8)).all()
