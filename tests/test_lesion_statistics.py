@@ -220,7 +220,7 @@ def test_the_mass_effect_folds_nothing(told):
 @pytest.mark.real_ct
 @pytest.mark.parametrize("name", CASES)
 def test_every_effect_in_a_whole_ct_alters_what_it_declares(name, told):
-    """30 lesions and more, all effects on: HU stay plausible; outside the organ, mass effect, bulges and its surface alter, nothing else."""
+    """30 lesions and more, all effects on: HU stay plausible; outside the organ, only mass effect, bulges and its surface alter."""
     image, label = case(name)
     synth = TumorSynthesizer(
         "liver", prob=1.0, scope="volume", count=(48, 48), size_prob=(0.6, 0.3, 0.09, 0.01), halo=(0.05, 0.15), cluster_prob=0.0,
