@@ -1,8 +1,7 @@
 // What every lesion is like: the device side of kernels/traits.py, draw for draw.
 #include "outline.cuh"
 
-constexpr int THREADS = 64;
-constexpr int DIRECTIONS = 256;
+constexpr int THREADS = 256;  // as many as directions
 constexpr float RIM_PART = 0.39f, CAPSULE_PART = 3.76f, EDGE_PART = 1.2f, LEAST_HELD = 0.5f, FLOOR_MARGIN = 1.15f, ENHANCED_HU = 80.0f;
 
 // Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind, Word and ScanWord in kernels/_columns.py.
@@ -14,8 +13,8 @@ enum { END = 0, TARGET = 1, KIND_BODY = 2, KIND_CORE = 4, KIND_CORE_SHARE = 6, K
        OFFSET_HU = 16, CAPSULE_HU = 17, KIND_CAPSULE_MM = 19, OUTLINE_FACTOR = 20,
        SPECK_PART = 21, KIND_COLUMNS = 22 };
 enum { W_SIZE_BIN, W_SIZE, W_AXES, W_ROTATION = 4, W_IRREGULARITY = 7, W_LOBULATION, W_SPICULATION, W_KIND, W_BODY, W_CORE, W_CORE_SHARE, W_RIM, W_TEXTURE,
-       W_TEXTURE_MM, W_SPECK, W_PUSH, W_BULGE, W_CAPSULE, W_HALO, W_HALO_MM };
-enum { S_ALTER, S_CLUSTER, S_SATELLITE, S_SATELLITES, S_CIRRHOSIS, S_SURFACE_MM, S_NODULE_HU };
+       W_TEXTURE_MM, W_SPECK, W_PUSH, W_BULGE, W_CAPSULE, W_HALO, W_HALO_MM, WORDS };
+enum { S_ALTER, S_CLUSTER, S_SATELLITE, S_SATELLITES, S_CIRRHOSIS, S_SURFACE_MM, S_NODULE_HU, SCAN_WORDS };
 
 struct Drawing {
     unsigned long long seed, uid;
@@ -24,8 +23,6 @@ struct Drawing {
         const Words block = philox(seed, uid, purpose, slot, n / 4);
         return n % 4 == 0 ? block.word[0] : n % 4 == 1 ? block.word[1] : n % 4 == 2 ? block.word[2] : block.word[3];
     }
-
-    __device__ float within(unsigned purpose, int slot, int n, const float* range) const { return to_uniform(word(purpose, slot, n), range[0], range[1]); }
 
     // A size bin, by probabilities that move as the run goes on, then log-uniform within it.
     __device__ float radius(int slot, const float* scan) const {
@@ -46,19 +43,22 @@ struct Drawing {
     }
 };
 
-// One slot of one sample a block: blocks (slots, samples). A thread measures the outline in four of 256 directions, then one thread draws.
-// Bytes: 31 floats written a lesion; operations: 96 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
+// One slot of one sample a block: blocks (slots, samples). A thread measures the outline in one of 256 directions, then one thread draws.
+// Bytes: 31 floats written a lesion; operations: 24 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
 extern "C" __global__ void __launch_bounds__(THREADS)
 traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, const float* scan, const float* kinds, const float* directions,
               const long long* uids, const float* organ_hu, const float* noise_hu, unsigned long long seed, int kind_count, int main_slots) {
     __shared__ float4 waves[OUTLINE_WAVES];
     __shared__ float volume[THREADS], reach[THREADS];
+    __shared__ unsigned words[WORDS], scan_words[SCAN_WORDS];  // of the lesion and of the scan, each drawn by a thread
     const int slot = blockIdx.x, slots = gridDim.x, sample = blockIdx.y, thread = threadIdx.x;
     const Drawing draw = {seed, (unsigned long long)uids[sample]};
     if (thread < OUTLINE_WAVES) waves[thread] = wave_of(seed, draw.uid, slot, thread);
+    if (thread < WORDS) words[thread] = draw.word(TRAIT, slot, thread);
+    if (thread >= THREADS - SCAN_WORDS) scan_words[thread - (THREADS - SCAN_WORDS)] = draw.word(SCAN, 0, thread - (THREADS - SCAN_WORDS));
     __syncthreads();
-    const auto within = [&](int n, const float* range) { return draw.within(TRAIT, slot, n, range); };
-    const auto scan_uniform = [&](int n) { return to_uniform(draw.word(SCAN, 0, n)); };
+    const auto within = [&](int n, const float* range) { return to_uniform(words[n], range[0], range[1]); };
+    const auto scan_uniform = [&](int n) { return to_uniform(scan_words[n]); };
     const bool is_altered = scan_uniform(S_ALTER) < scan[ALTER_PROB];
     const int count = (int)to_integer(draw.word(COUNT, 0, 0), (long long)scan[LESIONS], (long long)scan[LESIONS + 1]);
     int largest = -1;
@@ -68,7 +68,7 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
             const float size = draw.radius(other, scan);
             if (size > most) most = size, largest = other;
         }
-        const int satellites = (int)to_integer(draw.word(SCAN, 0, S_SATELLITES), (long long)scan[SATELLITES], (long long)scan[SATELLITES + 1]);
+        const int satellites = (int)to_integer(scan_words[S_SATELLITES], (long long)scan[SATELLITES], (long long)scan[SATELLITES + 1]);
         const bool has = scan_uniform(S_SATELLITE) < scan[SATELLITE_PROB] && most >= scan[SATELLITE_FROM_MM] && slot - main_slots < satellites;
         if (!has) largest = -1;
         radius = has ? fminf(within(W_SIZE, scan + SATELLITE_RADIUS_MM), 0.5f * most) : draw.radius(slot, scan);
@@ -79,12 +79,9 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     const float irregularity = within(W_IRREGULARITY, scan + SCAN_IRREGULARITY) * row[OUTLINE_FACTOR];
     const float lobulation = within(W_LOBULATION, scan + SCAN_LOBULATION) * row[OUTLINE_FACTOR];
     const float spiculation = within(W_SPICULATION, scan + SCAN_SPICULATION) * row[OUTLINE_FACTOR];
-    float cubes = 0.0f, farthest = 0.0f;
-    for (int n = thread; n < DIRECTIONS; n += THREADS) {
-        const float far = radius_at(waves, irregularity, lobulation, spiculation, directions[3 * n], directions[3 * n + 1], directions[3 * n + 2]);
-        cubes += far * far * far, farthest = fmaxf(farthest, far);
-    }
-    volume[thread] = cubes, reach[thread] = farthest;
+    const float far = radius_at(waves, irregularity, lobulation, spiculation, directions[3 * thread], directions[3 * thread + 1], directions[3 * thread + 2]);
+    volume[thread] = far * far * far;
+    reach[thread] = far;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
         if (thread < half) volume[thread] += volume[thread + half], reach[thread] = fmaxf(reach[thread], reach[thread + half]);
@@ -94,9 +91,9 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
 
     float* out = lesions + ((long long)sample * slots + slot) * TRAITS;
     const float second = within(W_AXES, scan + AXIS_RATIO), third = within(W_AXES + 1, scan + AXIS_RATIO);
-    const float scale = radius / powf(volume[0] / (float)DIRECTIONS * (second * third), 1.0f / 3.0f);
-    const float u = to_uniform(draw.word(TRAIT, slot, W_ROTATION)), near = sqrtf(1.0f - u), away = sqrtf(u);
-    const float turn = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 1)), other = 2.0f * to_uniform(draw.word(TRAIT, slot, W_ROTATION + 2));
+    const float scale = radius / powf(volume[0] / (float)THREADS * (second * third), 1.0f / 3.0f);
+    const float u = to_uniform(words[W_ROTATION]), near = sqrtf(1.0f - u), away = sqrtf(u);
+    const float turn = 2.0f * to_uniform(words[W_ROTATION + 1]), other = 2.0f * to_uniform(words[W_ROTATION + 2]);
     const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = FLOOR_MARGIN * scan[CNR_FLOOR] * noise_hu[sample];
     const float edge = fminf(fmaxf(scan[EDGE_SHARE] * radius, scan[EDGE_MM]), scan[EDGE_MM + 1]) * row[KIND_EDGE], speck = within(W_SPECK, row + SPECK_HU);
     const float core = within(W_CORE, row + KIND_CORE) * organ, share = within(W_CORE_SHARE, row + KIND_CORE_SHARE), rim = within(W_RIM, row + KIND_RIM) * organ;
@@ -131,6 +128,6 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     if (slot > 0) return;
     altered[sample] = is_altered;
     const bool has_cirrhosis = scan_uniform(S_CIRRHOSIS) < scan[CIRRHOSIS_PROB];
-    cirrhosis[2 * sample] = has_cirrhosis ? draw.within(SCAN, 0, S_SURFACE_MM, scan + SURFACE_MM) : 0.0f;
-    cirrhosis[2 * sample + 1] = has_cirrhosis ? draw.within(SCAN, 0, S_NODULE_HU, scan + NODULE_HU) : 0.0f;
+    cirrhosis[2 * sample] = has_cirrhosis ? to_uniform(scan_words[S_SURFACE_MM], scan[SURFACE_MM], scan[SURFACE_MM + 1]) : 0.0f;
+    cirrhosis[2 * sample + 1] = has_cirrhosis ? to_uniform(scan_words[S_NODULE_HU], scan[NODULE_HU], scan[NODULE_HU + 1]) : 0.0f;
 }

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gpu_synth.kernels import _launch
 from gpu_synth.kernels._columns import Kind, Scan, ScanWord, Trait, Word
-from gpu_synth.kernels._outline import directions, radius_at, waves
+from gpu_synth.kernels._outline import DIRECTIONS, directions, radius_at, waves
 from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 
 
@@ -75,7 +75,7 @@ def _traits_cuda(
     cirrhosis = torch.empty(b, 2, dtype=torch.float32, device=device)
     drawn, tables = Traits(altered, active, lesion, cirrhosis), (scan_row, kind_rows, directions(str(device)))
     arguments = (*drawn, *tables, uid, organ_hu, noise_hu, _launch.key(seed), np.int32(len(kind_rows)), np.int32(slots))
-    _launch.launch("traits", "traits_kernel", (both, b, 1), (64, 1, 1), arguments)
+    _launch.launch("traits", "traits_kernel", (both, b, 1), (DIRECTIONS, 1, 1), arguments)
     return drawn
 
 

@@ -79,7 +79,7 @@ MUTANTS = {
     "tissue barrier": ("tissue.cu", "    }\n    __syncthreads();\n    counts +=", "    }\n    counts +="),
     "tissue neighbour": ("tissue.cu", "d = field[voxel + step_j]", "d = field[voxel + step_i]"),
     "tissue weights": ("tissue.cu", "int sum = 1 << (WEIGHT_BITS - 1), share = sum", "int sum = 0, share = sum"),
-    "traits barrier": ("traits.cu", "slot, thread);\n    __syncthreads();", "slot, thread);"),
+    "traits barrier": ("traits.cu", "- SCAN_WORDS));\n    __syncthreads();", "- SCAN_WORDS));"),
     "traits word": ("traits.cu", "W_RIM, W_TEXTURE,", "W_TEXTURE, W_RIM,"),
     "sites rank": ("sites.cu", "if (end[middle] > rank) high", "if (end[middle] >= rank) high"),
     "sites barrier": ("sites.cu", "&first, thread);\n        }\n        __syncthreads();", "&first, thread);\n        }"),
