@@ -13,7 +13,7 @@ from gpu_synth.kernels.growth import growth, steps_for
 from gpu_synth.kernels.lesion import paint_
 from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
 from gpu_synth.kernels.tissue import tissue
-from gpu_synth.kernels.traits import traits
+from gpu_synth.kernels.traits import Traits, traits
 from gpu_synth.kernels.warp import warp
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset
@@ -57,43 +57,23 @@ def _sample(
     wishes: Wishes,
     backend: str,
 ) -> LesionPlan:
-    """Tissue ▶ traits ▶ sites, for samples of one spacing."""
+    """Tissue ▶ traits ▶ sites ▶ growth, for samples of one spacing."""
     labels = (synth.organ_label, synth.tumor_label)
     organ_hu, noise_hu, vessel = tissue(image, label, synth.organ_label, spacing[0], preset.avoid_vessels or preset.growth, backend)
-    measured = (organ_hu, noise_hu)
-    if wishes.lesions is None:
-        satellites = preset.satellites[1] if preset.satellite_prob > 0 else 0
-        tables = lesion_table(preset, synth.prob, uid.device)
-        drawn = traits(*tables, preset.count[1], satellites, synth.seed, uid, *measured, backend)
-    else:
-        drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, *measured)
-    if preset.growth:  # it may fill a ball, whatever its outline would be
-        drawn.lesion[..., Trait.AXES : Trait.AXES + 3] = drawn.lesion[..., Trait.RADIUS, None]
-        drawn.lesion[..., Trait.REACH] = BALL
-    lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights(label == synth.organ_label))
-    found = sites(
-        maps,
-        Wanted(lesion, drawn.active, wishes.given_vox(uid.device)),
-        Rule(preset.apart_mm, preset.avoid_vessels_to_mm, preset.inside_share),
-        spacing[0],
-        *labels,
-        synth.seed,
-        uid,
-        backend,
-    )
+    drawn = _drawn(synth, preset, uid, organ_hu, noise_hu, wishes, backend)
+    lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights(label, synth.organ_label))
+    wanted = Wanted(lesion, drawn.active, wishes.given_vox(uid.device))
+    rule = Rule(preset.apart_mm, preset.avoid_vessels_to_mm, preset.inside_share)
+    found = sites(maps, wanted, rule, spacing[0], *labels, synth.seed, uid, backend)
     grown: dict[str, Tensor] = {}
     if preset.growth:
         of_lesions = (found.centre_vox, lesion[..., Trait.RADIUS], found.placed, organ_hu, noise_hu)
-        steps = steps_for(preset.size_mm[-1] if wishes.lesions is None else wishes.most_radius_mm(preset.size_mm[-1]), spacing[0])
-        time, number, stop, _ = growth(
-            image, label, vessel, *of_lesions, synth.organ_label, spacing[0], steps, synth.seed, uid, (0, 0, 0), backend
-        )
+        steps = steps_for(wishes.most_radius_mm(preset.size_mm[-1]), spacing[0])
+        where = (synth.organ_label, spacing[0])
+        time, number, stop, _ = growth(image, label, vessel, *of_lesions, *where, steps, synth.seed, uid, backend=backend)
         grown = {"grown_time": time, "grown_number": number, "grown_stop": stop}
         found = found._replace(placed=found.placed & (stop >= 0))
-    bulges = found.at_surface & (lesion[..., Trait.BULGE] > 0)
-    push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
-    lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
-    lesion[..., Trait.PUSH_MM] = torch.where(bulges, BULGE_REACH * push_mm, push_mm)
+    _bulge_(lesion, found.at_surface)
     any_placed = found.placed.any(1)
     return LesionPlan(
         seed=synth.seed,
@@ -111,6 +91,30 @@ def _sample(
         cirrhosis=drawn.cirrhosis * any_placed[:, None] if preset.cirrhosis_prob > 0 else None,
         **grown,
     )
+
+
+def _drawn(
+    synth: "TumorSynthesizer", preset: LesionPreset, uid: Tensor, organ_hu: Tensor, noise_hu: Tensor, wishes: Wishes, backend: str
+) -> Traits:
+    """What lesions are like: drawn, or as far as asked for, as asked."""
+    if wishes.lesions is None:
+        satellites = preset.satellites[1] if preset.satellite_prob > 0 else 0
+        tables = lesion_table(preset, synth.prob, uid.device)
+        drawn = traits(*tables, preset.count[1], satellites, synth.seed, uid, organ_hu, noise_hu, backend)
+    else:
+        drawn = asked_traits(wishes.lesions, preset, synth.seed, uid, organ_hu, noise_hu)
+    if preset.growth:  # it may fill a ball, whatever its outline would be
+        drawn.lesion[..., Trait.AXES : Trait.AXES + 3] = drawn.lesion[..., Trait.RADIUS, None]
+        drawn.lesion[..., Trait.REACH] = BALL
+    return drawn
+
+
+def _bulge_(lesion: Tensor, at_surface: Tensor) -> None:
+    """Let lesions at the organ's surface push harder, and farther."""
+    bulges = at_surface & (lesion[..., Trait.BULGE] > 0)
+    push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
+    lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
+    lesion[..., Trait.PUSH_MM] = torch.where(bulges, BULGE_REACH * push_mm, push_mm)
 
 
 def render_lesions(
@@ -134,7 +138,8 @@ def render_lesions(
             made = (new_image, new_label, painted.number, painted.occupancy)
             for parts, new in zip((images, labels, numbers, occupancies), made, strict=True):
                 parts.append(new)
-    new_images, new_labels, number, occupancy = (torch.cat(parts)[:, None] for parts in (images, labels, numbers, occupancies))
+    every = (images, labels, numbers, occupancies)
+    new_images, new_labels, number, occupancy = ((torch.cat(parts) if len(parts) > 1 else parts[0])[:, None] for parts in every)
     return Render(new_images, new_labels, number, plan, image, organ_label, tumor_label, occupancy)
 
 

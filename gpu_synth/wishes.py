@@ -6,7 +6,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from gpu_synth.kernels._columns import Trait
@@ -50,11 +50,11 @@ class Wishes(NamedTuple):
         asked = [wish.get("radius_mm", most_drawn_mm) for wishes in self.lesions or () for wish in wishes if wish is not None]
         return float(max(asked, default=most_drawn_mm))
 
-    def weights(self, organ: Bool[Tensor, "b i j k"]) -> UInt8[Tensor, "b i j k"] | None:
+    def weights(self, label: Int[Tensor, "b i j k"], organ_label: int) -> UInt8[Tensor, "b i j k"] | None:
         """The map as integers, of the largest of each organ's values: 1 in 255 is the least that counts, more in huge volumes."""
         if self.where is None:
             return None
-        known = self.where.float().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0) * organ
+        known = self.where.float().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0) * (label == organ_label)
         levels = min(255, MOST_TOTAL // known[0].numel())
         most = known.flatten(1).amax(1).clamp_min(1e-30)[:, None, None, None]
         return (known * (levels / most)).round().to(torch.uint8)
