@@ -1,0 +1,252 @@
+"""One HTML file that says how good the segmentations are: the figures first, then what they rest on. It holds all that it shows."""
+
+import math
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from gpu_synth.evaluate import plots
+from gpu_synth.evaluate.case import Case, Settings
+from gpu_synth.evaluate.intervals import Estimate
+from gpu_synth.evaluate.lesions import FROC_RATES, SIZES
+from gpu_synth.evaluate.methods import methods
+from gpu_synth.evaluate.summary import METRICS, Summary, compare
+from gpu_synth.preview import ORGAN_COLOUR, PREDICTED_COLOUR, TUMOR_COLOUR
+
+MOST_SHOWN = 30  # rows of the table of all scans that lie open
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1060px; margin: 2em auto; padding: 0 1.2em; }
+h1 { font-size: 1.5em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; margin: .8em 0; } th, td { padding: .28em .9em; text-align: right; border-bottom: 1px solid #e5e5e5; }
+th { font-weight: 600; background: #f6f6f6; } th:first-child, td:first-child, td.text { text-align: left; }
+table.headline { font-size: 1.1em; } table.headline td b { font-size: 1.15em; } .small, .interval { color: #666; font-size: .87em; }
+td { font-variant-numeric: tabular-nums; white-space: nowrap; } td.text { white-space: normal; overflow-wrap: anywhere; }
+.bad { background: #fdecea; border-left: 4px solid #c62828; padding: .5em 1em; margin: .8em 0; }
+.note { background: #fff8e1; border-left: 4px solid #f9a825; padding: .5em 1em; margin: .8em 0; }
+img { max-width: 100%; } figure { margin: 1em 0; } summary { cursor: pointer; } .scroll { overflow-x: auto; }
+"""
+
+
+class Model(NamedTuple):
+    """A model's name, where its predictions lie, and those without a reference."""
+
+    name: str
+    where: str
+    extra: Sequence[str]
+    has_probabilities: bool
+
+
+class Picture(NamedTuple):
+    """A scan's picture, PNG, and what is to be said of it."""
+
+    case: str
+    png: bytes
+    caption: str
+
+
+def report(
+    cases: Sequence[Case],
+    refused: Sequence[tuple[str, str]],
+    summaries: Sequence[Summary],
+    models: Sequence[Model],
+    references: str,
+    settings: Settings,
+    pictures: Sequence[Picture],
+) -> str:
+    """Write the page.
+
+    Args:
+        cases: Scored.
+        refused: Name and reason of each that could not be.
+        summaries: One a model.
+        models: One or two.
+        references: Where they lie.
+        settings: How masks were read.
+        pictures: Of the worst scans.
+    """
+    names = [model.name for model in models]
+    parts = [
+        "<h1>How good the segmentations are</h1>",
+        f"<p class=small>{_count(len(cases), 'scan')} scored against {escape(references)}. "
+        + "; ".join(f"<b>{escape(model.name)}</b>: {escape(model.where)}" for model in models)
+        + "</p>",
+        *_warnings(cases, refused, models),
+        _headline(cases, summaries, names),
+        *_apart(cases, summaries, models),
+        "<h2>Lesions found, by size</h2>",
+        _sizes(summaries, names),
+        _image(plots.by_size(summaries, names)),
+        "<h2>Lesions found against false positives (FROC)</h2>",
+        _image(plots.froc(summaries, names)),
+        _froc_words(summaries, models),
+        "<h2>Scan by scan</h2>",
+        _image(plots.scan_by_scan(cases, names)),
+        "<h2>The worst scans</h2>",
+        *_pictures(pictures, names),
+        "<h2>All scans</h2>",
+        _cases(cases, names),
+        "<h2>How it was measured</h2>",
+        *methods(settings, len(models) > 1),
+    ]
+    return (
+        "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>gpu-synth evaluate</title>"
+        f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _warnings(cases: Sequence[Case], refused: Sequence[tuple[str, str]], models: Sequence[Model]) -> Iterable[str]:
+    """What must be known before a figure is believed."""
+    if refused:
+        listed = "".join(f"<br><b>{escape(name)}</b>: {escape(why)}" for name, why in refused)
+        yield f"<div class=bad>{_count(len(refused), 'scan')} could not be scored and counts in no figure:{listed}</div>"
+    for n, model in enumerate(models):
+        if missing := [case.name for case in cases if case.models[n].missing]:
+            yield (
+                f"<div class=bad><b>{escape(model.name)}</b> has no prediction for {_count(len(missing), 'scan')}, "
+                f"which counts as an empty one: {escape(', '.join(missing))}</div>"
+            )
+
+
+def _headline(cases: Sequence[Case], summaries: Sequence[Summary], names: Sequence[str]) -> str:
+    """The figures, and how two models differ."""
+    rows: list[tuple[str, str, list[Estimate], bool]] = [
+        (metric.key, metric.title, [summary.means[metric.key] for summary in summaries], metric.percent) for metric in METRICS
+    ]
+    rows.insert(2, ("lesions_found", "lesions found", [summary.found for summary in summaries], True))
+    pairs = compare(cases) if len(summaries) > 1 else {}
+    head = [*(escape(name) for name in names), "over"]
+    head += [f"{escape(names[0])} − {escape(names[1])}", "p"] if pairs else []
+    body = []
+    for key, title, estimates, percent in rows:
+        over = _count(estimates[0].n, "lesion" if key == "lesions_found" else "scan")
+        cells = [*(_estimate(estimate, percent) for estimate in estimates), f"<span class=small>{over}</span>"]
+        if pairs:
+            cells += [_estimate(pairs[key].mean, percent, signed=True), _p_value(pairs[key].p_value)]
+        body.append([title, *cells])
+    return _table(["mean, 95 % interval", *head], body, "headline")
+
+
+def _apart(cases: Sequence[Case], summaries: Sequence[Summary], models: Sequence[Model]) -> Iterable[str]:
+    """Scans that stand apart from the means, and predictions that belong to none."""
+    for what, estimates, volume in (
+        ("tumour", [summary.tumor_empty for summary in summaries], "tumor_ml"),
+        ("organ", [summary.organ_empty for summary in summaries], "organ_ml"),
+    ):
+        if n := estimates[0].n:
+            named = ", ".join(case.name for case in cases if getattr(case, volume) == 0)
+            shares = "; ".join(
+                f"<b>{escape(model.name)}</b> predicts none in {round(estimate.value * n)} of them"
+                for model, estimate in zip(models, estimates, strict=True)
+            )
+            yield (
+                f"<div class=note>{_count(n, 'scan')} without {what} in the reference, apart from the means of {what} above "
+                f"(DSC is 1 where none is predicted, else 0): {shares}. <span class=small>{escape(named)}</span></div>"
+            )
+    for model in models:
+        if model.extra:
+            yield (
+                f"<div class=note>{_count(len(model.extra), 'prediction')} of <b>{escape(model.name)}</b> without a reference, not scored: "
+                f"<span class=small>{escape(', '.join(model.extra))}</span></div>"
+            )
+
+
+def _sizes(summaries: Sequence[Summary], names: Sequence[str]) -> str:
+    """Lesions found, by equivalent radius."""
+    rows = []
+    for at, size in enumerate(SIZES):
+        cells = []
+        for estimate in (summary.found_by_size[at] for summary in summaries):
+            cells += [f"{round(estimate.value * estimate.n)} of {estimate.n}" if estimate.n else "0 of 0", _estimate(estimate, True)]
+        rows.append([f"{size} mm", *cells])
+    head = [part for name in names for part in (f"{escape(name)}: found", "share")]
+    return _table(["equivalent radius", *head], rows)
+
+
+def _froc_words(summaries: Sequence[Summary], models: Sequence[Model]) -> str:
+    """What the FROC says, and where it is none."""
+    rates = ", ".join(f"{rate:g}" for rate in FROC_RATES)
+    said = []
+    for summary, model in zip(summaries, models, strict=True):
+        if not summary.froc["sensitivity"]:
+            said.append("No scan holds a lesion: there is no FROC.")
+        elif not model.has_probabilities:
+            said.append(
+                f"<b>{escape(model.name)}</b> comes without tumour probabilities (<code>--probabilities</code>): "
+                "its FROC is a single point, its operating point."
+            )
+        else:
+            said.append(
+                f"<b>{escape(model.name)}</b>: mean sensitivity at {rates} false positives per scan {100 * summary.froc['score']:.1f} %."
+            )
+    return "<p class=small>" + " ".join(said) + " The dot is the prediction as it is; a curve ends there.</p>"
+
+
+def _pictures(pictures: Sequence[Picture], names: Sequence[str]) -> Iterable[str]:
+    """Pictures of the worst scans."""
+    if not pictures:
+        yield "<p>There is none to show.</p>"
+        return
+    key = ((ORGAN_COLOUR, "organ"), (TUMOR_COLOUR, "tumour, reference"), (PREDICTED_COLOUR, "tumour, prediction"))
+    colours = " ".join(f'<span style="color:{colour}">■</span> {what}' for colour, what in key)
+    yield (
+        f"<p class=small>By tumour DSC of <b>{escape(names[0])}</b> (organ DSC where no scan holds a tumour), the worst first; "
+        f"an axial and a coronal slice where reference and prediction differ most. {colours}</p>"
+    )
+    for each in pictures:
+        picture = f'<img alt="{escape(each.case)}" src="data:image/png;base64,{b64encode(each.png).decode()}">'
+        yield f"<figure>{picture}<figcaption class=small>{escape(each.caption)}</figcaption></figure>"
+
+
+def _cases(cases: Sequence[Case], names: Sequence[str]) -> str:
+    """Every scan, by every model."""
+    rows = []
+    for case in cases:
+        for scores, name in zip(case.models, names, strict=True):
+            shares = [
+                f"{100 * value:.1f}" + ("" if volume else " (empty)")
+                for volume, each in ((case.tumor_ml, scores.tumor), (case.organ_ml, scores.organ))
+                for value in each
+            ]
+            notes = [*(["no prediction"] if scores.missing else []), *scores.notes]
+            found = f"{scores.count('reference', matched=True)} of {scores.count('reference')}"
+            cells = [*shares, found, str(scores.count("predicted", matched=False)), f"<td class=text>{escape('; '.join(notes))}"]
+            rows.append([escape(case.name), *([escape(name)] if len(names) > 1 else []), *cells])
+    shares = ["tumour DSC", "tumour NSD", "organ DSC", "organ NSD"]
+    head = ["scan", *(["model"] if len(names) > 1 else []), *shares, "lesions found", "false positives", "notes"]
+    table = _table(head, rows)
+    shown = " open" if len(rows) <= MOST_SHOWN else ""
+    return f"<details{shown}><summary>{_count(len(cases), 'scan')}</summary><div class=scroll>{table}</div></details>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A table; a cell may bring its own tag."""
+    titles = "".join(f"<th>{title}</th>" for title in head)
+    body = "".join("<tr>" + "".join(cell if cell.startswith("<td") else f"<td>{cell}" for cell in row) + "</tr>" for row in rows)
+    return f'<table class="{kind}"><tr>{titles}</tr>{body}</table>'
+
+
+def _estimate(estimate: Estimate, percent: bool, signed: bool = False) -> str:
+    """A figure and its interval, as people write them."""
+    if math.isnan(estimate.value):
+        return "–"
+    scale, digits = (100, 1) if percent else (1, 2)
+    value, low, high = (f"{scale * x:{'+' if signed else ''}.{digits}f}" for x in estimate[:3])
+    interval = "" if math.isnan(estimate.low) else f" <span class=interval>[{low}, {high}]</span>"
+    return f"<b>{value}</b>{' %' if percent and not signed else ''}{interval}"
+
+
+def _p_value(p: float) -> str:
+    return "–" if math.isnan(p) else "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _image(figure: Figure | None) -> str:
+    if figure is None:
+        return "<p>There is nothing to draw.</p>"
+    return f'<figure><img alt="" src="data:image/svg+xml;base64,{b64encode(plots.to_svg(figure)).decode()}"></figure>'
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

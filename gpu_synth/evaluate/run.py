@@ -1,0 +1,171 @@
+"""`gpu-synth evaluate`: predictions scored against references, as JSON, CSV and one HTML report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from gpu_synth import __version__
+from gpu_synth.conform import MOST_LABELS
+from gpu_synth.evaluate.case import Case, Settings, score_case
+from gpu_synth.evaluate.intervals import RESAMPLES, SEED, Estimate
+from gpu_synth.evaluate.overlap import TOLERANCE_MM
+from gpu_synth.evaluate.pairing import Files, pair
+from gpu_synth.evaluate.pictures import picture, worst
+from gpu_synth.evaluate.report import Model, Picture, report
+from gpu_synth.evaluate.summary import DSC_TUMOR, METRICS, Summary, as_json, summarise
+from gpu_synth.evaluate.tables import case_rows, lesion_rows, write_csv
+from gpu_synth.files import whole_file
+from gpu_synth.manifest import write_json
+from gpu_synth.pool import each
+
+
+def evaluate(
+    *,
+    predictions: str,
+    references: str,
+    out: str,
+    images: str | None = None,
+    compare: str | None = None,
+    probabilities: str | None = None,
+    organ_labels: tuple[int, ...] = (1,),
+    tumor_labels: tuple[int, ...] = (2,),
+    predicted_organ_labels: tuple[int, ...] = (1,),
+    predicted_tumor_labels: tuple[int, ...] = (2,),
+    postprocess: bool = False,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Score label maps against references on their own grids; write scores.json, cases.csv, lesions.csv and report.html.
+
+    A reference without a prediction counts as predicted empty. A case whose files cannot be used, or whose grids differ, is refused with a
+    reason, and the others go on; the report says both.
+
+    Args:
+        predictions: Folder of NIfTI label maps, such as `gpu-synth predict` writes, or a quoted glob.
+        references: The masks that are right, the same; matched by name, endings such as _ct_seg and _liver may differ.
+        out: Folder to write.
+        images: The CTs, for pictures, the same.
+        compare: Another model's predictions, for a paired comparison, the same.
+        probabilities: Tumour probabilities of the predictions, the same; by default their folder `probabilities`, where there is one.
+        organ_labels: Values of the references that are the organ.
+        tumor_labels: Values of the references that are tumour.
+        predicted_organ_labels: Values of the predictions that are the organ.
+        predicted_tumor_labels: Values of the predictions that are tumour.
+        postprocess: Keep the organ's largest component and tumours near it first, as `gpu-synth predict` does already.
+        workers: Processes; each needs about 40 bytes a voxel of its scan. 0 works in this process.
+
+    Returns:
+        What scores.json holds.
+
+    Raises:
+        ValueError: An argument is out of range, or no prediction belongs to a reference.
+        OSError: The folder cannot be written.
+    """
+    settings = _settings(organ_labels, tumor_labels, predicted_organ_labels, predicted_tumor_labels, postprocess)
+    pairing = pair(references, predictions, compare, probabilities, images)
+    wheres = [predictions] if compare is None else [predictions, compare]
+    models = [Model(*row) for row in zip(_names(wheres), wheres, pairing.extra, pairing.has_probabilities, strict=True)]
+    root = Path(out)
+    root.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Case | str] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("scoring", total=len(pairing.cases))
+        for files, result in each(partial(score_case, settings=settings), pairing.cases, workers):
+            results[files.case] = result
+            progress.update(task, advance=1, description=f"scored {escape(files.case)}")
+    ordered = [(files.case, results[files.case]) for files in pairing.cases]
+    cases = [result for _, result in ordered if isinstance(result, Case)]
+    refused = [(name, result) for name, result in ordered if isinstance(result, str)]
+    if not cases:
+        raise ValueError(f"predictions must hold a case that can be scored, got {len(refused)} refused; {refused[0][0]}: {refused[0][1]}")
+    summaries = [summarise(cases, n) for n in range(len(models))]
+    scores = {
+        "format": 1,
+        "settings": {**asdict(settings), "tolerance_mm": TOLERANCE_MM, "bootstrap": {"resamples": RESAMPLES, "seed": SEED}},
+        "versions": {"gpu-synth": __version__, **{name: version(name) for name in ("monai", "scipy", "numpy")}},
+        "references": references,
+        "scored": len(cases),
+        "refused": dict(refused),
+        "missing": {model.name: [case.name for case in cases if case.models[n].missing] for n, model in enumerate(models)},
+        "without_reference": {model.name: list(model.extra) for model in models},
+        "models": {model.name: model.where for model in models},
+        "scores": as_json(cases, summaries, [model.name for model in models]),
+    }
+    write_json(root / "scores.json", scores)
+    names = [model.name for model in models]
+    write_csv(root / "cases.csv", case_rows(cases, refused, names))
+    write_csv(root / "lesions.csv", lesion_rows(cases, names))
+    page = report(cases, refused, summaries, models, references, settings, _pictures(cases, pairing.cases, settings))
+    with whole_file(root / "report.html") as stream:
+        stream.write(page.encode())
+    _print(scores, summaries, names, root)
+    return scores
+
+
+def _pictures(cases: Sequence[Case], files: Sequence[Files], settings: Settings) -> list[Picture]:
+    """Pictures of the worst scans."""
+    by_name, drawn = {each.case: each for each in files}, []
+    for case in worst(cases):
+        scores = case.models[0]
+        lesions = (
+            f"{scores.count('reference', True)} of {scores.count('reference')} lesions found, {scores.count('predicted', False)} false"
+        )
+        shares = f"tumour DSC {100 * scores.tumor.dsc:.1f} %, organ DSC {100 * scores.organ.dsc:.1f} %"
+        title = f"{case.name}: {shares}; {lesions}" if DSC_TUMOR.counts(case) else f"{case.name}: {shares}"
+        png, why = picture(by_name[case.name], settings, title)
+        drawn.append(Picture(case.name, png, f"{title}{'; no prediction' if scores.missing else ''}{'; ' if why else ''}{why}"))
+    return drawn
+
+
+def _names(wheres: Sequence[str]) -> list[str]:
+    """What models are called: the last parts of where they lie that tell them apart."""
+    parts = [Path(where).parts or (where,) for where in wheres]
+    for n in range(1, max(map(len, parts))):
+        names = ["/".join(each[-n:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    if len(set(wheres)) < len(wheres):
+        raise ValueError(f"compare must be other predictions, got {wheres[1]} for both; leave it out")
+    return list(wheres)
+
+
+def _settings(
+    organ: tuple[int, ...], tumor: tuple[int, ...], predicted_organ: tuple[int, ...], predicted_tumor: tuple[int, ...], postprocess: bool
+) -> Settings:
+    for prefix, ours, theirs in (("", organ, tumor), ("predicted_", predicted_organ, predicted_tumor)):
+        every = [*ours, *theirs]
+        if not ours or not theirs or len(set(every)) < len(every) or not all(0 < value < MOST_LABELS for value in every):
+            raise ValueError(
+                f"{prefix}organ_labels and {prefix}tumor_labels must be whole numbers from 1, at least one each and none in both, got "
+                f"{list(ours)}, {list(theirs)}"
+            )
+    return Settings(tuple(organ), tuple(tumor), tuple(predicted_organ), tuple(predicted_tumor), postprocess)
+
+
+def _print(scores: dict[str, Any], summaries: Sequence[Summary], names: Sequence[str], root: Path) -> None:
+    """The headline, as the report has it."""
+    console, table = Console(), Table("mean [95 % interval]", *(escape(name) for name in names))
+    rows = [(metric.title, [summary.means[metric.key] for summary in summaries], metric.percent) for metric in METRICS]
+    rows.insert(2, ("lesions found", [summary.found for summary in summaries], True))
+    for title, estimates, percent in rows:
+        table.add_row(title, *(_words(estimate, percent) for estimate in estimates))
+    console.print(table)
+    for name, why in scores["refused"].items():
+        console.print(f"[red]refused[/red] {escape(name)}: {escape(why)}", soft_wrap=True)
+    for name, missing in scores["missing"].items():
+        if missing:
+            console.print(f"[red]no prediction[/red] by {escape(name)}, counted as empty: {escape(', '.join(missing))}", soft_wrap=True)
+    console.print(f"{scores['scored']} cases scored, {len(scores['refused'])} refused; {escape(str(root / 'report.html'))}", soft_wrap=True)
+
+
+def _words(estimate: Estimate, percent: bool) -> str:
+    scale, digits = (100, 1) if percent else (1, 2)
+    value, low, high = ("–" if x != x else f"{scale * x:.{digits}f}" for x in estimate[:3])
+    return f"{value} \\[{low}, {high}]" if low != "–" else value
