@@ -1,8 +1,6 @@
 """Healthy scans from `gpu-synth prepare`, as patches with tumours; held-out scans with tumours that stay the same."""
 
 from collections.abc import Iterator, Sequence
-from glob import glob
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,15 +8,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.conform import prepare_ct
 from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 from gpu_synth.manifest import Case, Manifest, load_manifest, read_patch
 from gpu_synth.trainers.augment import Augmentation, window
+from gpu_synth.trainers.scans import ScanDataset, find_scans
 from gpu_synth.trainers.step import SynthesisStep
 
 HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
 
-HOST = ("spacing_mm", "affine", "path")  # what a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16
+# What a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16.
+HOST = ("spacing_mm", "affine", "name", "path")
 
 Sample = dict[str, Any]
 
@@ -75,27 +74,6 @@ class HeldOutDataset(Dataset[Sample]):
         return _sample(self.manifest, case, start, [b - a for a, b in zip(start, end, strict=True)], HELD_OUT_UID + number)
 
 
-class ScanDataset(Dataset[Sample]):
-    """CT files to segment, on the spacing that the network was trained on.
-
-    Args:
-        paths: NIfTI files.
-        spacing_mm: That spacing.
-    """
-
-    def __init__(self, paths: Sequence[str], spacing_mm: Sequence[float]) -> None:
-        self.paths, self.spacing_mm = paths, spacing_mm
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: int) -> Sample:
-        """Read a scan: `image` int16 HU `(1, i, j, k)`, `affine`, `path`."""
-        volume, _ = prepare_ct(self.paths[number], self.spacing_mm)
-        image = torch.from_numpy(volume.data)[None].contiguous()
-        return {"image": image, "affine": volume.affine, "path": self.paths[number]}
-
-
 class OrdinalSampler(DistributedSampler[Any]):
     """Uids in the order of the run: those of this epoch that are still to come, each rank its own.
 
@@ -139,7 +117,7 @@ class SynthesisDataModule(pl.LightningDataModule):
     Scans of `test_dir` are tested as they are.
 
     Args:
-        data_dir: Folder that `gpu-synth prepare` wrote.
+        data_dir: Folder that `gpu-synth prepare` wrote; `predict` needs none where the checkpoint tells the spacing.
         patch_vox: Patch shape.
         batch_size: Patches a step and process.
         samples_per_epoch: Patches an epoch, over all processes; what does not fill a step of all of them is left out.
@@ -147,7 +125,8 @@ class SynthesisDataModule(pl.LightningDataModule):
         val_cases: Names of the held-out cases; none: every fifth case, at least one.
         val_margin_mm: What validation and test see around the organ; null: whole scans.
         test_dir: Folder of annotated scans for `test`, prepared with `--tumor_labels`; none: the held-out cases.
-        predict_images: CT files, or a pattern, for `predict`.
+        predict_images: A folder of CT files, files or patterns, for `predict`.
+        spacing_mm: What `predict` resamples to; none: what the checkpoint or else `data_dir` was prepared with.
         num_workers: Processes that read patches.
         seed: Key of all randomness.
         preset: What the tumours are drawn from.
@@ -163,7 +142,7 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        data_dir: str,
+        data_dir: str | None = None,
         patch_vox: Sequence[int] = (96, 96, 96),
         batch_size: int = 2,
         samples_per_epoch: int = 500,
@@ -172,6 +151,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         val_margin_mm: float | None = 16.0,
         test_dir: str | None = None,
         predict_images: str | Sequence[str] = (),
+        spacing_mm: tuple[float, float, float] | None = None,
         num_workers: int = 2,
         seed: int = 0,
         preset: str = "liver",
@@ -188,11 +168,17 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.window_hu, self.augmentation, self.organ_share = window_hu, augmentation, organ_share
         self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, **(overrides or {})), soft_labels)
         self.held_out_synthesizer = TumorSynthesizer(preset, prob=1.0, seed=0, scope="volume", **(overrides or {}))
-        self.samples_seen = 0
+        self.samples_seen, self.spacing_mm = 0, spacing_mm if spacing_mm is None else tuple(spacing_mm)
 
     def setup(self, stage: str) -> None:
         """Read the manifest; split the cases."""
+        if stage == "predict" and self.spacing_mm is not None:
+            return
+        if self.data_dir is None:
+            spacing = " or --data.spacing_mm" if stage == "predict" else ""
+            raise ValueError(f"data_dir must be a folder that gpu-synth prepare wrote, got None; give --data.data_dir{spacing}")
         self.manifest = load_manifest(self.data_dir)
+        self.spacing_mm = tuple(self.manifest.settings["spacing_mm"])
         cases = self.manifest.cases
         held_out = [self.manifest.case(name) for name in self.val_cases] or list(cases[4::5] or cases[-1:])
         self.held_out = held_out
@@ -243,11 +229,9 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """CT files."""
-        patterns = [self.predict_images] if isinstance(self.predict_images, str) else self.predict_images
-        paths = sorted(path for pattern in patterns for path in (glob(pattern) or [pattern]))
-        if not paths or not all(Path(path).is_file() for path in paths):
-            raise ValueError(f"predict_images must name CT files, got {self.predict_images}; quote a pattern: '/data/ct/*.nii.gz'")
-        return DataLoader(ScanDataset(paths, self.manifest.settings["spacing_mm"]), collate_fn=collate)
+        assert self.spacing_mm is not None
+        places = [self.predict_images] if isinstance(self.predict_images, str) else self.predict_images
+        return DataLoader(ScanDataset(find_scans(places), self.spacing_mm), collate_fn=collate)
 
     def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Count how far the run is."""
@@ -272,10 +256,14 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint: how far the run is, and the synthesizer's state."""
-        return {"samples_seen": self.samples_seen, "seed": self.seed, "synthesizer": self.synthesis.synthesizer.get_extra_state()}
+        synthesizer = self.synthesis.synthesizer.get_extra_state()
+        predict = {"spacing_mm": self.spacing_mm, "window_hu": self.window_hu}  # which `gpu-synth predict` asks the checkpoint for
+        return {"samples_seen": self.samples_seen, "seed": self.seed, "synthesizer": synthesizer, "predict": predict}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Come out of it."""
+        """Come out of it; nothing of it matters to predict."""
+        if self.trainer is not None and self.trainer.predicting:
+            return
         self.samples_seen, self.seed = int(state_dict["samples_seen"]), int(state_dict["seed"])
         self.synthesis.synthesizer.set_extra_state(state_dict["synthesizer"])
 

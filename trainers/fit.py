@@ -25,13 +25,14 @@ _NOT_FOR_USERS = (
     "The dirpath has changed",  # a run that goes on has a folder, and a best checkpoint, of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+FREE = ("data.patch_vox",)  # of what a checkpoint tells, what may also be told otherwise
 
 
 class GpuSynthCLI(LightningCLI):
     """Lightning's command line: the patch shape is said once, logs go to TensorBoard and CSV, the best and the last weights are kept.
 
-    A checkpoint tells the size of its network; all else is what the command line and its configs say, also where the training that
-    wrote the checkpoint was told otherwise.
+    A checkpoint tells the size of its network and, to `predict`, the patch shape, the spacing and the window that it was trained with; all
+    else is what the command line and its configs say, also where the training that wrote the checkpoint was told otherwise.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -39,23 +40,27 @@ class GpuSynthCLI(LightningCLI):
         parser.link_arguments("data.patch_vox", "model.patch_vox")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; then again with the checkpoint's size of network as the default.
+        """Parse; then again with what the checkpoint tells as the defaults.
 
         Raises:
-            ValueError: A size is given that is not the checkpoint's.
+            ValueError: A size, or for `predict` a spacing or window, is given that is not the checkpoint's; or `predict` has no checkpoint.
         """
         super().parse_arguments(parser, args)
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if not path or not Path(path).is_file():
+            if subcommand == "predict":  # Lightning would predict with random weights
+                raise ValueError(
+                    f"ckpt_path must be a checkpoint of gpu-synth fit, got {path}; such as runs/version_0/checkpoints/last.ckpt"
+                )
             return
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {}).get("size")
-        if stored is None:
-            return
-        parser.set_defaults({f"{subcommand}.model.size": stored})
+        stored = told_by(path, to_predict=subcommand == "predict")
+        parser.set_defaults({f"{subcommand}.{name}": value for name, value in stored.items()})
         super().parse_arguments(parser, args)
-        if (given := self.config[subcommand].model.size) != stored:
-            raise ValueError(f"model.size must be {stored!r}, as in {path}, got {given!r}; leave it out")
+        given = {name: self.config[subcommand].get(name) for name in stored if name not in FREE}
+        for name, value in given.items():
+            if (list(value) if isinstance(value, tuple) else value) != stored[name]:
+                raise ValueError(f"{name} must be {stored[name]!r}, as in {path}, got {value!r}; leave it out")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning's lets all that the checkpoint's training was told overrule the command line."""
@@ -87,6 +92,17 @@ def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
         trainer_defaults={"callbacks": [SynthesisMonitor(), LearningRateMonitor(), *checkpoints()]},
         run=run,
     )
+
+
+def told_by(path: str, to_predict: bool) -> dict[str, Any]:
+    """Read what a checkpoint tells of options: `model.size`; to predict, `data.patch_vox`, `data.spacing_mm` and `data.window_hu` too."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    network = checkpoint.get("hyper_parameters", {})
+    told = {"model.size": network.get("size")}
+    if to_predict:
+        trained = checkpoint.get(SynthesisDataModule.__qualname__, {}).get("predict", {})
+        told |= {"data.patch_vox": network.get("patch_vox")} | {f"data.{name}": value for name, value in trained.items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items() if value is not None}
 
 
 def checkpoints() -> list[ModelCheckpoint]:

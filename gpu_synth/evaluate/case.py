@@ -101,6 +101,8 @@ def _score(stored: Volume, notes: Sequence[str], prediction: Path | None, probab
     label, more = (np.zeros_like(reference.data), []) if prediction is None else read_prediction(prediction, stored, settings)
     organ, tumor = (overlap(reference.data >= least, label >= least, reference.spacing_mm) for least in (1, 2))
     score = None if probability is None else _read_probability(probability, stored)
+    if prediction is None:  # it misses every lesion, whatever probability counts
+        score = np.zeros(reference.data.shape, np.float32)
     lesions = find_lesions(reference.data == 2, label == 2, reference.affine, score)
     organ_ml, tumor_ml = (float(np.count_nonzero(label >= least) * reference.voxel_ml) for least in (1, 2))
     return Scores(prediction is None, organ, tumor, organ_ml, tumor_ml, tuple(lesions), (*notes, *more))

@@ -118,7 +118,7 @@ def froc(lesions: Sequence[Lesion], scans: int) -> dict[str, Any]:
     false = [lesion for lesion in lesions if lesion.kind == "predicted" and not lesion.matched]
     if not real:
         return {"false_positives_per_scan": [], "sensitivity": [], "score": math.nan}
-    if any(math.isnan(lesion.score) for lesion in real):
+    if any(math.isnan(lesion.score) for lesion in (*real, *false)):
         found = sum(lesion.matched for lesion in real)
         return {"false_positives_per_scan": [len(false) / scans], "sensitivity": [found / len(real)], "score": math.nan}
     # MONAI leaves out the least of all scores, which in its own data is that of lesions missed; the added one sees to it that it is here.

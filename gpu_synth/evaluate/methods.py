@@ -18,8 +18,8 @@ SCORES = (
     "FROC: a predicted lesion's score is the mean tumour probability within it; a real one has the best score of those that meet it. "
     "The curve and its mean sensitivity are MONAI's.",
     f"Intervals: 95 %, percentile bootstrap over scans ({RESAMPLES} resamples, fixed seed, SciPy); none for a single scan. For the "
-    "share of lesions found, over the scans that hold one; where all or none are found, or one scan holds them all, Wilson's interval, for lesions "
-    "taken as independent.",
+    "share of lesions found, over the scans that hold one; where all or none are found, or one scan holds them all, Wilson's interval, "
+    "for lesions taken as independent.",
 )
 TWO_MODELS = (
     "Differences are paired by scan. p: two-sided sign-flip permutation test of the mean difference (SciPy; exact where the 2ⁿ ways of n "

@@ -1,5 +1,6 @@
 """How well two masks of one scan agree: in volume, and along their surfaces."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,7 +45,9 @@ def overlap(
     (box,) = find_objects((reference | predicted).view(np.uint8))
     ours, theirs = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, reference))
     dsc = compute_dice(ours, theirs)
-    nsd = compute_surface_dice(
-        ours, theirs, [tolerance_mm], include_background=True, spacing=[float(mm) for mm in spacing_mm], use_subvoxels=True
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)  # MONAI's, of how it calls itself
+        nsd = compute_surface_dice(
+            ours, theirs, [tolerance_mm], include_background=True, spacing=[float(mm) for mm in spacing_mm], use_subvoxels=True
+        )
     return Overlap(float(dsc), float(nsd))

@@ -11,6 +11,7 @@ from gpu_synth.evaluate.pairing import Files
 from gpu_synth.evaluate.summary import DSC_ORGAN, DSC_TUMOR
 from gpu_synth.preview import (
     ABDOMEN_HU,
+    APART_MM,
     AXIAL,
     CORONAL,
     ORGAN_COLOUR,
@@ -34,14 +35,8 @@ def worst(cases: Sequence[Case], model: int = 0) -> list[Case]:
     return sorted(counted, key=lambda case: (metric.value(case.models[model]), case.name))[:WORST]
 
 
-def picture(files: Files, settings: Settings, title: str) -> tuple[bytes, str]:
-    """Draw a scan where reference and first prediction differ most, as PNG; and why there is no CT in it, if there is none.
-
-    Args:
-        files: The scan's.
-        settings: How its masks are read.
-        title: What stands above.
-    """
+def picture(files: Files, settings: Settings) -> tuple[bytes, str]:
+    """Draw a scan where the first model misses most and where it invents most, as PNG; and say why there is no CT in it, if so."""
     stored, _ = read_reference(files.reference, settings)
     reference = to_ras(stored)
     path = files.predictions[0]
@@ -49,26 +44,25 @@ def picture(files: Files, settings: Settings, title: str) -> tuple[bytes, str]:
     hu, why = _ct(files, stored)
     organ, tumor = reference.data > 0, reference.data == 2
     back = np.where(organ, FLAT_HU[1], FLAT_HU[0]) if hu is None else hu
-    shown = _shown(reference.data, predicted)
     masks = [(organ, ORGAN_COLOUR, 0.6), (tumor, TUMOR_COLOUR, 1.3)]
     ours = [(predicted > 0, ORGAN_COLOUR, 0.6), (predicted == 2, PREDICTED_COLOUR, 1.3)]
     columns = [Column("CT", back)] if hu is not None else []
     columns += [Column("reference", back, masks), Column("prediction", back, ours)]
-    rows = [(AXIAL, fullest(shown, AXIAL)), (CORONAL, fullest(shown, CORONAL))]
     box = organ_box(organ | (predicted > 0), reference.spacing_mm)
-    figure = columns_figure(columns, rows, box, reference.spacing_mm, ABDOMEN_HU, title)
+    figure = columns_figure(columns, _rows(reference.data, predicted, reference.spacing_mm), box, reference.spacing_mm, ABDOMEN_HU, "")
     stream = BytesIO()
     figure.savefig(stream, format="png", facecolor=figure.get_facecolor())
     return stream.getvalue(), why
 
 
-def _shown(reference: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """What the slices should cut: tumours that differ, else tumours, else what else there is."""
-    differs: NDArray[np.bool_] = (reference == 2) != (predicted == 2)
-    for mask in (differs, reference == 2, reference > 0):
-        if mask.any():
-            return mask
-    return predicted > 0
+def _rows(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], spacing_mm: Sequence[float]) -> list[tuple[int, int]]:
+    """Axial slices through the tumour missed and, where that is elsewhere, the tumour invented; a coronal one through the first of them."""
+    missed, invented = (reference == 2) & (predicted != 2), (predicted == 2) & (reference != 2)
+    cut = [mask for mask in (missed, invented) if mask.any()]
+    cut = cut or [next((mask for mask in (reference == 2, reference > 0) if mask.any()), predicted > 0)]
+    axial = [fullest(mask, AXIAL) for mask in cut]
+    axial = axial[:1] if abs(axial[0] - axial[-1]) * spacing_mm[AXIAL] < APART_MM else sorted(axial)
+    return [*((AXIAL, k) for k in axial), (CORONAL, fullest(cut[0], CORONAL))]
 
 
 def _ct(files: Files, stored: Volume) -> tuple[NDArray[np.float32] | None, str]:

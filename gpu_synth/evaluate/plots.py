@@ -15,7 +15,7 @@ from gpu_synth.evaluate.summary import DSC_ORGAN, DSC_TUMOR, NSD_ORGAN, NSD_TUMO
 
 COLOURS = ("#1565c0", "#ef6c00")  # of the models
 MOST_NAMED = 60  # scans; more have no room for their names
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "gpu-synth", "legend.frameon": False}
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "gpu-synth"}
 
 
 def to_svg(figure: Figure) -> bytes:
@@ -43,7 +43,7 @@ def by_size(summaries: Sequence[Summary], names: Sequence[str]) -> Figure:
     counts = [summaries[0].found_by_size[at].n for at in range(len(SIZES))]
     panel.set_xticks(range(len(SIZES)), [f"{size} mm" + ("" if n else "\n(none)") for size, n in zip(SIZES, counts, strict=True)])
     panel.set(xlim=(-0.6, len(SIZES) - 0.4), ylim=(0, 105), xlabel="equivalent radius of the lesion", ylabel="lesions found, %")
-    _legend(panel, names)
+    _legend(figure, panel, names)
     return figure
 
 
@@ -55,11 +55,11 @@ def froc(summaries: Sequence[Summary], names: Sequence[str]) -> Figure:
         rates, sensitivity = summary.froc["false_positives_per_scan"], [100 * share for share in summary.froc["sensitivity"]]
         if rates:
             most = max(most, *rates)
-            panel.plot(rates, sensitivity, color=colour, drawstyle="default", linewidth=1.6)
+            panel.plot(rates, sensitivity, color=colour, linewidth=1.6)
             panel.plot(rates[0], sensitivity[0], "o", color=colour, label=name, clip_on=False)
     panel.set(xlim=(0, max(1.05 * most, 0.5)), ylim=(0, 105), xlabel="false positives per scan", ylabel="lesions found, %")
     panel.grid(color="#dddddd", linewidth=0.6)
-    _legend(panel, names)
+    _legend(figure, panel, names)
     return figure
 
 
@@ -82,7 +82,7 @@ def scan_by_scan(cases: Sequence[Case], names: Sequence[str]) -> Figure | None:
         panel.grid(color="#dddddd", linewidth=0.6)
         panel.set_yticks(range(len(order)) if named else [], [_short(case.name) for case in order] if named else [])
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 
@@ -106,9 +106,11 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
         return figure, figure.subplots(1, panels, sharey=True)
 
 
-def _legend(panel: Any, names: Sequence[str]) -> None:
-    if len(names) > 1 and panel.get_legend_handles_labels()[0]:
-        panel.legend(loc="lower right")
+def _legend(figure: Figure, panel: Any, names: Sequence[str]) -> None:
+    """Name the models, where there are several, beside the panel."""
+    handles, labels = panel.get_legend_handles_labels()
+    if len(names) > 1 and handles:
+        figure.legend(handles, labels, loc="outside right upper", frameon=False)
 
 
 def _first(summary: Summary) -> int:

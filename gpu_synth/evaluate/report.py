@@ -24,6 +24,7 @@ table { border-collapse: collapse; margin: .8em 0; } th, td { padding: .28em .9e
 th { font-weight: 600; background: #f6f6f6; } th:first-child, td:first-child, td.text { text-align: left; }
 table.headline { font-size: 1.1em; } table.headline td b { font-size: 1.15em; } .small, .interval { color: #666; font-size: .87em; }
 td { font-variant-numeric: tabular-nums; white-space: nowrap; } td.text { white-space: normal; overflow-wrap: anywhere; }
+.red { color: #c62828; font-weight: 600; }
 .bad { background: #fdecea; border-left: 4px solid #c62828; padding: .5em 1em; margin: .8em 0; }
 .note { background: #fff8e1; border-left: 4px solid #f9a825; padding: .5em 1em; margin: .8em 0; }
 img { max-width: 100%; } figure { margin: 1em 0; } summary { cursor: pointer; } .scroll { overflow-x: auto; }
@@ -70,11 +71,9 @@ def report(
     names = [model.name for model in models]
     parts = [
         "<h1>How good the segmentations are</h1>",
-        f"<p class=small>{_count(len(cases), 'scan')} scored against {escape(references)}. "
-        + "; ".join(f"<b>{escape(model.name)}</b>: {escape(model.where)}" for model in models)
-        + "</p>",
-        *_warnings(cases, refused, models),
+        _first_line(cases, refused, models, references),
         _headline(cases, summaries, names),
+        *_warnings(cases, refused, models),
         *_apart(cases, summaries, models),
         "<h2>Lesions found, by size</h2>",
         _sizes(summaries, names),
@@ -95,6 +94,16 @@ def report(
         "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>gpu-synth evaluate</title>"
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def _first_line(cases: Sequence[Case], refused: Sequence[tuple[str, str]], models: Sequence[Model], references: str) -> str:
+    """What was scored, and whether that is all."""
+    missing = sum(case.models[n].missing for case in cases for n in range(len(models)))
+    lacking = [f"{len(refused)} refused"] if refused else []
+    lacking += [f"{_count(missing, 'prediction')} missing"] if missing else []
+    red = f" <span class=red>{', '.join(lacking)}: see below.</span>" if lacking else ""
+    where = "; ".join(f"<b>{escape(model.name)}</b>: {escape(model.where)}" for model in models)
+    return f"<p class=small>{_count(len(cases), 'scan')} scored against {escape(references)}. {where}.{red}</p>"
 
 
 def _warnings(cases: Sequence[Case], refused: Sequence[tuple[str, str]], models: Sequence[Model]) -> Iterable[str]:
@@ -193,11 +202,11 @@ def _pictures(pictures: Sequence[Picture], names: Sequence[str]) -> Iterable[str
     colours = " ".join(f'<span style="color:{colour}">■</span> {what}' for colour, what in key)
     yield (
         f"<p class=small>By tumour DSC of <b>{escape(names[0])}</b> (organ DSC where no scan holds a tumour), the worst first; "
-        f"an axial and a coronal slice where reference and prediction differ most. {colours}</p>"
+        f"axial slices where it misses most and where it invents most, and a coronal one. {colours}</p>"
     )
     for each in pictures:
         picture = f'<img alt="{escape(each.case)}" src="data:image/png;base64,{b64encode(each.png).decode()}">'
-        yield f"<figure>{picture}<figcaption class=small>{escape(each.caption)}</figcaption></figure>"
+        yield f"<figure><figcaption><b>{escape(each.case)}</b>: {escape(each.caption)}</figcaption>{picture}</figure>"
 
 
 def _cases(cases: Sequence[Case], names: Sequence[str]) -> str:
@@ -233,7 +242,7 @@ def _estimate(estimate: Estimate, percent: bool, signed: bool = False) -> str:
     if math.isnan(estimate.value):
         return "–"
     scale, digits = (100, 1) if percent else (1, 2)
-    value, low, high = (f"{scale * x:{'+' if signed else ''}.{digits}f}" for x in estimate[:3])
+    value, low, high = (f"{scale * x:{'+' if signed else ''}.{digits}f}".replace("-", "−") for x in estimate[:3])
     interval = "" if math.isnan(estimate.low) else f" <span class=interval>[{low}, {high}]</span>"
     return f"<b>{value}</b>{' %' if percent and not signed else ''}{interval}"
 

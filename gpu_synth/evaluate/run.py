@@ -20,7 +20,7 @@ from gpu_synth.evaluate.overlap import TOLERANCE_MM
 from gpu_synth.evaluate.pairing import Files, pair
 from gpu_synth.evaluate.pictures import picture, worst
 from gpu_synth.evaluate.report import Model, Picture, report
-from gpu_synth.evaluate.summary import DSC_TUMOR, METRICS, Summary, as_json, summarise
+from gpu_synth.evaluate.summary import METRICS, Summary, as_json, summarise
 from gpu_synth.evaluate.tables import case_rows, lesion_rows, write_csv
 from gpu_synth.files import whole_file
 from gpu_synth.manifest import write_json
@@ -74,53 +74,70 @@ def evaluate(
     models = [Model(*row) for row in zip(_names(wheres), wheres, pairing.extra, pairing.has_probabilities, strict=True)]
     root = Path(out)
     root.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Case | str] = {}
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("scoring", total=len(pairing.cases))
-        for files, result in each(partial(score_case, settings=settings), pairing.cases, workers):
-            results[files.case] = result
-            progress.update(task, advance=1, description=f"scored {escape(files.case)}")
-    ordered = [(files.case, results[files.case]) for files in pairing.cases]
-    cases = [result for _, result in ordered if isinstance(result, Case)]
-    refused = [(name, result) for name, result in ordered if isinstance(result, str)]
-    if not cases:
-        raise ValueError(f"predictions must hold a case that can be scored, got {len(refused)} refused; {refused[0][0]}: {refused[0][1]}")
+    cases, refused = _score(pairing.cases, settings, workers)
     summaries = [summarise(cases, n) for n in range(len(models))]
-    scores = {
-        "format": 1,
-        "settings": {**asdict(settings), "tolerance_mm": TOLERANCE_MM, "bootstrap": {"resamples": RESAMPLES, "seed": SEED}},
-        "versions": {"gpu-synth": __version__, **{name: version(name) for name in ("monai", "scipy", "numpy")}},
-        "references": references,
-        "scored": len(cases),
-        "refused": dict(refused),
-        "missing": {model.name: [case.name for case in cases if case.models[n].missing] for n, model in enumerate(models)},
-        "without_reference": {model.name: list(model.extra) for model in models},
-        "models": {model.name: model.where for model in models},
-        "scores": as_json(cases, summaries, [model.name for model in models]),
-    }
+    scores = _scores_json(cases, refused, summaries, models, references, settings)
+    page = report(cases, refused, summaries, models, references, settings, _pictures(cases, pairing.cases, settings))
     write_json(root / "scores.json", scores)
     names = [model.name for model in models]
     write_csv(root / "cases.csv", case_rows(cases, refused, names))
     write_csv(root / "lesions.csv", lesion_rows(cases, names))
-    page = report(cases, refused, summaries, models, references, settings, _pictures(cases, pairing.cases, settings))
     with whole_file(root / "report.html") as stream:
         stream.write(page.encode())
     _print(scores, summaries, names, root)
     return scores
 
 
+def _score(files: Sequence[Files], settings: Settings, workers: int) -> tuple[list[Case], list[tuple[str, str]]]:
+    """Score all scans; those that can be, and name and reason of the others."""
+    results: dict[str, Case | str] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("scoring", total=len(files))
+        for scan, result in each(partial(score_case, settings=settings), files, workers):
+            results[scan.case] = result
+            progress.update(task, advance=1, description=f"scored {escape(scan.case)}")
+    ordered = [(scan.case, results[scan.case]) for scan in files]
+    cases = [result for _, result in ordered if isinstance(result, Case)]
+    refused = [(name, result) for name, result in ordered if isinstance(result, str)]
+    if not cases:
+        raise ValueError(f"predictions must hold a case that can be scored, got {len(refused)} refused; {refused[0][0]}: {refused[0][1]}")
+    return cases, refused
+
+
+def _scores_json(
+    cases: Sequence[Case],
+    refused: Sequence[tuple[str, str]],
+    summaries: Sequence[Summary],
+    models: Sequence[Model],
+    references: str,
+    settings: Settings,
+) -> dict[str, Any]:
+    """All that is known, but for single scans and lesions."""
+    return {
+        "format": 1,
+        "settings": {**asdict(settings), "tolerance_mm": TOLERANCE_MM, "bootstrap": {"resamples": RESAMPLES, "seed": SEED}},
+        "versions": {"gpu-synth": __version__, **{name: version(name) for name in ("monai", "scipy", "numpy")}},
+        "references": references,
+        "models": {model.name: model.where for model in models},
+        "scored": len(cases),
+        "refused": dict(refused),
+        "missing": {model.name: [case.name for case in cases if case.models[n].missing] for n, model in enumerate(models)},
+        "without_reference": {model.name: list(model.extra) for model in models},
+        "scores": as_json(cases, summaries, [model.name for model in models]),
+    }
+
+
 def _pictures(cases: Sequence[Case], files: Sequence[Files], settings: Settings) -> list[Picture]:
     """Pictures of the worst scans."""
-    by_name, drawn = {each.case: each for each in files}, []
+    by_name, drawn = {scan.case: scan for scan in files}, []
     for case in worst(cases):
         scores = case.models[0]
-        lesions = (
-            f"{scores.count('reference', True)} of {scores.count('reference')} lesions found, {scores.count('predicted', False)} false"
-        )
-        shares = f"tumour DSC {100 * scores.tumor.dsc:.1f} %, organ DSC {100 * scores.organ.dsc:.1f} %"
-        title = f"{case.name}: {shares}; {lesions}" if DSC_TUMOR.counts(case) else f"{case.name}: {shares}"
-        png, why = picture(by_name[case.name], settings, title)
-        drawn.append(Picture(case.name, png, f"{title}{'; no prediction' if scores.missing else ''}{'; ' if why else ''}{why}"))
+        said = [f"tumour DSC {100 * scores.tumor.dsc:.1f} %"] if case.tumor_ml else []
+        said += [f"organ DSC {100 * scores.organ.dsc:.1f} %"] if case.organ_ml else []
+        said.append(f"{scores.count('reference', True)} of {scores.count('reference')} lesions found")
+        said.append(f"{scores.count('predicted', False)} false positives")
+        png, why = picture(by_name[case.name], settings)
+        drawn.append(Picture(case.name, png, "; ".join([*said, *(["no prediction"] if scores.missing else []), *([why] if why else [])])))
     return drawn
 
 

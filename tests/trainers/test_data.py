@@ -233,5 +233,38 @@ def test_an_epoch_must_hold_a_step_of_every_process(cache):
 def test_predict_refuses_what_is_no_file(cache):
     data = data_of(cache, predict_images="/nowhere/*.nii.gz")
     data.setup("predict")
+    with pytest.raises(ValueError, match="predict_images must be a folder"):
+        data.predict_dataloader()
+    data.predict_images = ()
     with pytest.raises(ValueError, match="predict_images must name CT files"):
         data.predict_dataloader()
+
+
+def test_predict_takes_a_folder_files_or_a_pattern_that_names_them(cache, tmp_path):
+    for n in range(2):
+        (tmp_path / f"scan{n}").mkdir()
+        (tmp_path / f"scan{n}" / "ct.nii.gz").write_bytes((cache.parent / "ct" / f"case{n}.nii.gz").read_bytes())
+    for where, names in (
+        (str(cache.parent / "ct"), ["case0", "case1", "case2", "case3"]),
+        (f"{tmp_path}/*/ct.nii.gz", ["scan0", "scan1"]),
+        ([f"{tmp_path}/scan1/ct.nii.gz"], ["ct"]),
+    ):
+        data = data_of(cache, predict_images=where)
+        data.setup("predict")
+        assert [batch["name"] for batch in data.predict_dataloader()] == [[name] for name in names]
+    data.predict_images = [f"{tmp_path}/scan{n}/ct.nii.gz" for n in range(2)]
+    with pytest.raises(ValueError, match="none of them alike, got ct; give a folder, or a quoted pattern"):
+        data.predict_dataloader()
+
+
+def test_only_predict_goes_without_prepared_data(cache):
+    data = data_of(cache, spacing_mm=(2.0, 2.0, 2.5), predict_images=str(cache.parent / "ct" / "case0.nii.gz"))
+    data.data_dir = None
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert batch["spacing_mm"][0] == pytest.approx((2.0, 2.0, 2.5))
+    with pytest.raises(ValueError, match="data_dir must be a folder that gpu-synth prepare wrote, got None; give --data.data_dir"):
+        data.setup("fit")
+    data.spacing_mm = None
+    with pytest.raises(ValueError, match="data_dir must be a folder"):
+        data.setup("predict")
