@@ -61,13 +61,13 @@ def find_files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
     Raises:
         ValueError: there is none.
     """
-    pattern = f"{glob.escape(str(where))}/*" if Path(where).is_dir() else str(where)
-    pattern = glob.escape(pattern) if Path(pattern).is_file() else pattern
+    literal = f"{glob.escape(str(where))}/*" if Path(where).is_dir() else glob.escape(str(where)) if Path(where).is_file() else None
+    pattern = literal or str(where)
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if path.endswith((".nii", ".nii.gz"))]
     if not found:
         raise ValueError(f"{argument} must be a folder of .nii or .nii.gz files, or a quoted glob that finds some, got {where}")
     named = [(_stem(path), path) for path in found]
-    if Path(where).is_dir() or not _WILD.search(pattern):
+    if literal or not _WILD.search(pattern):
         return named
     # Every second piece of the pattern is a wildcard: it becomes a group, whose text is the name.
     pieces = _WILD.split(pattern)
