@@ -51,12 +51,13 @@ def froc(summaries: Sequence[Summary], names: Sequence[str]) -> Figure:
     """Draw sensitivity against false positives a scan; a dot is where the prediction itself stands."""
     figure, panel = _figure(5.2, 3.4)
     most = 0.0
-    for summary, name, colour in zip(summaries, names, COLOURS, strict=False):
+    for n, (summary, name, colour) in enumerate(zip(summaries, names, COLOURS, strict=False)):
         rates, sensitivity = summary.froc["false_positives_per_scan"], [100 * share for share in summary.froc["sensitivity"]]
         if rates:
             most = max(most, *rates)
             panel.plot(rates, sensitivity, color=colour, linewidth=1.6)
-            panel.plot(rates[0], sensitivity[0], "o", color=colour, label=name, clip_on=False)
+            filled = colour if n == 0 else "none"  # so that one shows through the other
+            panel.plot(rates[0], sensitivity[0], "o", color=colour, markerfacecolor=filled, markersize=6 + 3 * n, label=name, clip_on=False)
     panel.set(xlim=(0, max(1.05 * most, 0.5)), ylim=(0, 105), xlabel="false positives per scan", ylabel="lesions found, %")
     panel.grid(color="#dddddd", linewidth=0.6)
     _legend(figure, panel, names)
@@ -80,6 +81,8 @@ def scan_by_scan(cases: Sequence[Case], names: Sequence[str]) -> Figure | None:
             _dots(panel, order, names, metric, marker)
         panel.set(xlim=(-3, 103), ylim=(len(order) - 0.5, -0.5), xlabel="%", title=what)
         panel.grid(color="#dddddd", linewidth=0.6)
+        if not named and panel is np.atleast_1d(axes)[0]:
+            panel.set_ylabel(f"{len(order)} scans, the worst tumour first")
         panel.set_yticks(range(len(order)) if named else [], [_short(case.name) for case in order] if named else [])
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)

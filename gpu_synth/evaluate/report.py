@@ -27,7 +27,7 @@ td { font-variant-numeric: tabular-nums; white-space: nowrap; } td.text { white-
 .red { color: #c62828; font-weight: 600; }
 .bad { background: #fdecea; border-left: 4px solid #c62828; padding: .5em 1em; margin: .8em 0; }
 .note { background: #fff8e1; border-left: 4px solid #f9a825; padding: .5em 1em; margin: .8em 0; }
-img { max-width: 100%; } figure { margin: 1em 0; } summary { cursor: pointer; } .scroll { overflow-x: auto; }
+code { white-space: nowrap; } img { max-width: 100%; } figure { margin: 1em 0; } summary { cursor: pointer; } .scroll { overflow-x: auto; }
 """
 
 
@@ -74,7 +74,7 @@ def report(
         _first_line(cases, refused, models, references),
         _headline(cases, summaries, names),
         *_warnings(cases, refused, models),
-        *_apart(cases, summaries, models),
+        *_apart(summaries, models),
         "<h2>Lesions found, by size</h2>",
         _sizes(summaries, names),
         _image(plots.by_size(summaries, names)),
@@ -102,7 +102,7 @@ def _first_line(cases: Sequence[Case], refused: Sequence[tuple[str, str]], model
     lacking = [f"{len(refused)} refused"] if refused else []
     lacking += [f"{_count(missing, 'prediction')} missing"] if missing else []
     red = f" <span class=red>{', '.join(lacking)}: see below.</span>" if lacking else ""
-    where = "; ".join(f"<b>{escape(model.name)}</b>: {escape(model.where)}" for model in models)
+    where = "; ".join(f"<b>{escape(model.name)}</b>{'' if model.where == model.name else f': {escape(model.where)}'}" for model in models)
     return f"<p class=small>{_count(len(cases), 'scan')} scored against {escape(references)}. {where}.{red}</p>"
 
 
@@ -138,21 +138,20 @@ def _headline(cases: Sequence[Case], summaries: Sequence[Summary], names: Sequen
     return _table(["mean, 95 % interval", *head], body, "headline")
 
 
-def _apart(cases: Sequence[Case], summaries: Sequence[Summary], models: Sequence[Model]) -> Iterable[str]:
+def _apart(summaries: Sequence[Summary], models: Sequence[Model]) -> Iterable[str]:
     """Scans that stand apart from the means, and predictions that belong to none."""
-    for what, estimates, volume in (
-        ("tumour", [summary.tumor_empty for summary in summaries], "tumor_ml"),
-        ("organ", [summary.organ_empty for summary in summaries], "organ_ml"),
+    for what, estimates in (
+        ("tumour", [summary.tumor_empty for summary in summaries]),
+        ("organ", [summary.organ_empty for summary in summaries]),
     ):
         if n := estimates[0].n:
-            named = ", ".join(case.name for case in cases if getattr(case, volume) == 0)
             shares = "; ".join(
                 f"<b>{escape(model.name)}</b> predicts none in {round(estimate.value * n)} of them"
                 for model, estimate in zip(models, estimates, strict=True)
             )
             yield (
                 f"<div class=note>{_count(n, 'scan')} without {what} in the reference, apart from the means of {what} above "
-                f"(DSC is 1 where none is predicted, else 0): {shares}. <span class=small>{escape(named)}</span></div>"
+                f"(DSC is 1 where none is predicted, else 0): {shares}.</div>"
             )
     for model in models:
         if model.extra:
@@ -176,21 +175,14 @@ def _sizes(summaries: Sequence[Summary], names: Sequence[str]) -> str:
 
 def _froc_words(summaries: Sequence[Summary], models: Sequence[Model]) -> str:
     """What the FROC says, and where it is none."""
-    rates = ", ".join(f"{rate:g}" for rate in FROC_RATES)
-    said = []
+    if not summaries[0].froc["sensitivity"]:
+        return "<p class=small>No scan holds a lesion: there is no FROC.</p>"
+    rates, said = ", ".join(f"{rate:g}" for rate in FROC_RATES), []
     for summary, model in zip(summaries, models, strict=True):
-        if not summary.froc["sensitivity"]:
-            said.append("No scan holds a lesion: there is no FROC.")
-        elif not model.has_probabilities:
-            said.append(
-                f"<b>{escape(model.name)}</b> comes without tumour probabilities (<code>--probabilities</code>): "
-                "its FROC is a single point, its operating point."
-            )
-        else:
-            said.append(
-                f"<b>{escape(model.name)}</b>: mean sensitivity at {rates} false positives per scan {100 * summary.froc['score']:.1f} %."
-            )
-    return "<p class=small>" + " ".join(said) + " The dot is the prediction as it is; a curve ends there.</p>"
+        score = f"mean sensitivity at {rates} false positives per scan {100 * summary.froc['score']:.1f} %"
+        point = "no tumour probabilities were given (<code>--probabilities</code>), so that its FROC is a single point"
+        said.append(f"<b>{escape(model.name)}</b>: {score if model.has_probabilities else point}.")
+    return "<p class=small>" + " ".join(said) + " The dot is the prediction as it is: its operating point, where a curve ends.</p>"
 
 
 def _pictures(pictures: Sequence[Picture], names: Sequence[str]) -> Iterable[str]:
@@ -242,7 +234,8 @@ def _estimate(estimate: Estimate, percent: bool, signed: bool = False) -> str:
     if math.isnan(estimate.value):
         return "–"
     scale, digits = (100, 1) if percent else (1, 2)
-    value, low, high = (f"{scale * x:{'+' if signed else ''}.{digits}f}".replace("-", "−") for x in estimate[:3])
+    rounded = (round(scale * x, digits) or 0.0 for x in estimate[:3])  # without the sign of a zero
+    value, low, high = (f"{x:{'+' if signed and x else ''}.{digits}f}".replace("-", "−") for x in rounded)
     interval = "" if math.isnan(estimate.low) else f" <span class=interval>[{low}, {high}]</span>"
     return f"<b>{value}</b>{' %' if percent and not signed else ''}{interval}"
 

@@ -91,7 +91,7 @@ def test_the_report_holds_all_that_it_shows(scans):
     assert page.index("tumour DSC") < page.index("<img"), "the figures come first"
     assert "2 scans without tumour in the reference" in read.text
     assert "predicts none in 1 of them" in read.text
-    assert "its FROC is a single point" in read.text
+    assert "so that its FROC is a single point" in read.text
     assert "no CT was given" not in read.text
     first = (scans / "out" / "scores.json").read_bytes(), page
     score(scans, images=str(scans / "images"), workers=2)
