@@ -9,11 +9,11 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from gpu_synth.evaluate import plots
-from gpu_synth.evaluate.case import Case, Settings
+from gpu_synth.evaluate.case import Case
 from gpu_synth.evaluate.intervals import Estimate
 from gpu_synth.evaluate.lesions import FROC_RATES, SIZES
 from gpu_synth.evaluate.methods import methods
-from gpu_synth.evaluate.summary import METRICS, Summary, compare
+from gpu_synth.evaluate.summary import Evaluation, Model, Summary, compare, headline
 from gpu_synth.preview import ORGAN_COLOUR, PREDICTED_COLOUR, TUMOR_COLOUR
 
 MOST_SHOWN = 30  # rows of the table of all scans that lie open
@@ -31,15 +31,6 @@ code { white-space: nowrap; } img { max-width: 100%; } figure { margin: 1em 0; }
 """
 
 
-class Model(NamedTuple):
-    """A model's name, where its predictions lie, and those without a reference."""
-
-    name: str
-    where: str
-    extra: Sequence[str]
-    has_probabilities: bool
-
-
 class Picture(NamedTuple):
     """A scan's picture, PNG, and what is to be said of it."""
 
@@ -48,47 +39,34 @@ class Picture(NamedTuple):
     caption: str
 
 
-def report(
-    cases: Sequence[Case],
-    refused: Sequence[tuple[str, str]],
-    summaries: Sequence[Summary],
-    models: Sequence[Model],
-    references: str,
-    settings: Settings,
-    pictures: Sequence[Picture],
-) -> str:
+def report(found: Evaluation, pictures: Sequence[Picture]) -> str:
     """Write the page.
 
     Args:
-        cases: Scored.
-        refused: Name and reason of each that could not be.
-        summaries: One a model.
-        models: One or two.
-        references: Where they lie.
-        settings: How masks were read.
+        found: All figures.
         pictures: Of the worst scans.
     """
-    names = [model.name for model in models]
+    names = found.names
     parts = [
         "<h1>How good the segmentations are</h1>",
-        _first_line(cases, refused, models, references),
-        _headline(cases, summaries, names),
-        *_warnings(cases, refused, models),
-        *_apart(summaries, models),
+        _first_line(found),
+        _headline(found),
+        *_warnings(found),
+        *_apart(found.summaries, found.models),
         "<h2>Lesions found, by size</h2>",
-        _sizes(summaries, names),
-        _image(plots.by_size(summaries, names)),
+        _sizes(found.summaries, names),
+        _image(plots.by_size(found.summaries, names)),
         "<h2>Lesions found against false positives (FROC)</h2>",
-        _image(plots.froc(summaries, names)),
-        _froc_words(summaries, models),
+        _image(plots.froc(found.summaries, names)),
+        _froc_words(found.summaries, found.models),
         "<h2>Scan by scan</h2>",
-        _image(plots.scan_by_scan(cases, names)),
+        _image(plots.scan_by_scan(found.cases, names)),
         "<h2>The worst scans</h2>",
         *_pictures(pictures, names),
         "<h2>All scans</h2>",
-        _cases(cases, names),
+        _cases(found.cases, names),
         "<h2>How it was measured</h2>",
-        *methods(settings, len(models) > 1),
+        *methods(found.settings, len(names) > 1),
     ]
     return (
         "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>gpu-synth evaluate</title>"
@@ -96,45 +74,41 @@ def report(
     )
 
 
-def _first_line(cases: Sequence[Case], refused: Sequence[tuple[str, str]], models: Sequence[Model], references: str) -> str:
+def _first_line(found: Evaluation) -> str:
     """What was scored, and whether that is all."""
-    missing = sum(case.models[n].missing for case in cases for n in range(len(models)))
-    lacking = [f"{len(refused)} refused"] if refused else []
+    missing = sum(len(found.missing(n)) for n in range(len(found.models)))
+    lacking = [f"{len(found.refused)} refused"] if found.refused else []
     lacking += [f"{_count(missing, 'prediction')} missing"] if missing else []
     red = f" <span class=red>{', '.join(lacking)}: see below.</span>" if lacking else ""
-    where = "; ".join(f"<b>{escape(model.name)}</b>{'' if model.where == model.name else f': {escape(model.where)}'}" for model in models)
-    return f"<p class=small>{_count(len(cases), 'scan')} scored against {escape(references)}. {where}.{red}</p>"
+    models = (f"<b>{escape(model.name)}</b>{'' if model.where == model.name else f': {escape(model.where)}'}" for model in found.models)
+    return f"<p class=small>{_count(len(found.cases), 'scan')} scored against {escape(found.references)}. {'; '.join(models)}.{red}</p>"
 
 
-def _warnings(cases: Sequence[Case], refused: Sequence[tuple[str, str]], models: Sequence[Model]) -> Iterable[str]:
+def _warnings(found: Evaluation) -> Iterable[str]:
     """What must be known before a figure is believed."""
-    if refused:
-        listed = "".join(f"<br><b>{escape(name)}</b>: {escape(why)}" for name, why in refused)
-        yield f"<div class=bad>{_count(len(refused), 'scan')} could not be scored and counts in no figure:{listed}</div>"
-    for n, model in enumerate(models):
-        if missing := [case.name for case in cases if case.models[n].missing]:
+    if found.refused:
+        listed = "".join(f"<br><b>{escape(name)}</b>: {escape(why)}" for name, why in found.refused)
+        yield f"<div class=bad>{_count(len(found.refused), 'scan')} could not be scored and counts in no figure:{listed}</div>"
+    for n, name in enumerate(found.names):
+        if missing := found.missing(n):
             yield (
-                f"<div class=bad><b>{escape(model.name)}</b> has no prediction for {_count(len(missing), 'scan')}, "
+                f"<div class=bad><b>{escape(name)}</b> has no prediction for {_count(len(missing), 'scan')}, "
                 f"which counts as an empty one: {escape(', '.join(missing))}</div>"
             )
 
 
-def _headline(cases: Sequence[Case], summaries: Sequence[Summary], names: Sequence[str]) -> str:
+def _headline(found: Evaluation) -> str:
     """The figures, and how two models differ."""
-    rows: list[tuple[str, str, list[Estimate], bool]] = [
-        (metric.key, metric.title, [summary.means[metric.key] for summary in summaries], metric.percent) for metric in METRICS
-    ]
-    rows.insert(2, ("lesions_found", "lesions found", [summary.found for summary in summaries], True))
-    pairs = compare(cases) if len(summaries) > 1 else {}
-    head = [*(escape(name) for name in names), "over"]
-    head += [f"{escape(names[0])} − {escape(names[1])}", "p"] if pairs else []
+    names = [escape(name) for name in found.names]
+    pairs = compare(found.cases) if len(names) > 1 else {}
+    head = [*names, "over", *([f"{names[0]} − {names[1]}", "p"] if pairs else [])]
     body = []
-    for key, title, estimates, percent in rows:
-        over = _count(estimates[0].n, "lesion" if key == "lesions_found" else "scan")
-        cells = [*(_estimate(estimate, percent) for estimate in estimates), f"<span class=small>{over}</span>"]
+    for row in headline(found.summaries):
+        over = _count(row.estimates[0].n, "lesion" if row.key == "lesions_found" else "scan")
+        cells = [*(_estimate(estimate, row.percent) for estimate in row.estimates), f"<span class=small>{over}</span>"]
         if pairs:
-            cells += [_estimate(pairs[key].mean, percent, signed=True), _p_value(pairs[key].p_value)]
-        body.append([title, *cells])
+            cells += [_estimate(pairs[row.key].mean, row.percent, signed=True), _p_value(pairs[row.key].p_value)]
+        body.append([row.title, *cells])
     return _table(["mean, 95 % interval", *head], body, "headline")
 
 

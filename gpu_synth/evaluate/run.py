@@ -1,5 +1,6 @@
 """`gpu-synth evaluate`: predictions scored against references, as JSON, CSV and one HTML report."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -19,8 +20,8 @@ from gpu_synth.evaluate.intervals import RESAMPLES, SEED, Estimate
 from gpu_synth.evaluate.overlap import TOLERANCE_MM
 from gpu_synth.evaluate.pairing import Files, pair
 from gpu_synth.evaluate.pictures import picture, worst
-from gpu_synth.evaluate.report import Model, Picture, report
-from gpu_synth.evaluate.summary import METRICS, Summary, as_json, summarise
+from gpu_synth.evaluate.report import Picture, report
+from gpu_synth.evaluate.summary import Evaluation, Model, as_json, headline, summarise
 from gpu_synth.evaluate.tables import case_rows, lesion_rows, write_csv
 from gpu_synth.files import whole_file
 from gpu_synth.manifest import write_json
@@ -75,16 +76,15 @@ def evaluate(
     root = Path(out)
     root.mkdir(parents=True, exist_ok=True)
     cases, refused = _score(pairing.cases, settings, workers)
-    summaries = [summarise(cases, n) for n in range(len(models))]
-    scores = _scores_json(cases, refused, summaries, models, references, settings)
-    page = report(cases, refused, summaries, models, references, settings, _pictures(cases, pairing.cases, settings))
+    found = Evaluation(references, settings, models, cases, refused, [summarise(cases, n) for n in range(len(models))])
+    page = report(found, _pictures(cases, pairing.cases, settings))
+    scores = _scores_json(found)
     write_json(root / "scores.json", scores)
-    names = [model.name for model in models]
-    write_csv(root / "cases.csv", case_rows(cases, refused, names))
-    write_csv(root / "lesions.csv", lesion_rows(cases, names))
+    write_csv(root / "cases.csv", case_rows(cases, refused, found.names))
+    write_csv(root / "lesions.csv", lesion_rows(cases, found.names))
     with whole_file(root / "report.html") as stream:
         stream.write(page.encode())
-    _print(scores, summaries, names, root)
+    _print(found, root)
     return scores
 
 
@@ -104,26 +104,19 @@ def _score(files: Sequence[Files], settings: Settings, workers: int) -> tuple[li
     return cases, refused
 
 
-def _scores_json(
-    cases: Sequence[Case],
-    refused: Sequence[tuple[str, str]],
-    summaries: Sequence[Summary],
-    models: Sequence[Model],
-    references: str,
-    settings: Settings,
-) -> dict[str, Any]:
+def _scores_json(found: Evaluation) -> dict[str, Any]:
     """All that is known, but for single scans and lesions."""
     return {
         "format": 1,
-        "settings": {**asdict(settings), "tolerance_mm": TOLERANCE_MM, "bootstrap": {"resamples": RESAMPLES, "seed": SEED}},
+        "settings": {**asdict(found.settings), "tolerance_mm": TOLERANCE_MM, "bootstrap": {"resamples": RESAMPLES, "seed": SEED}},
         "versions": {"gpu-synth": __version__, **{name: version(name) for name in ("monai", "scipy", "numpy")}},
-        "references": references,
-        "models": {model.name: model.where for model in models},
-        "scored": len(cases),
-        "refused": dict(refused),
-        "missing": {model.name: [case.name for case in cases if case.models[n].missing] for n, model in enumerate(models)},
-        "without_reference": {model.name: list(model.extra) for model in models},
-        "scores": as_json(cases, summaries, [model.name for model in models]),
+        "references": found.references,
+        "models": {model.name: model.where for model in found.models},
+        "scored": len(found.cases),
+        "refused": dict(found.refused),
+        "missing": {name: found.missing(n) for n, name in enumerate(found.names)},
+        "without_reference": {model.name: list(model.extra) for model in found.models},
+        "scores": as_json(found.cases, found.summaries, found.names),
     }
 
 
@@ -143,13 +136,13 @@ def _pictures(cases: Sequence[Case], files: Sequence[Files], settings: Settings)
 
 def _names(wheres: Sequence[str]) -> list[str]:
     """What models are called: the last parts of where they lie that tell them apart."""
+    if len({Path(where).resolve() for where in wheres}) < len(wheres):
+        raise ValueError(f"compare must be other predictions, got {wheres[1]} for both; leave it out")
     parts = [Path(where).parts or (where,) for where in wheres]
     for n in range(1, max(map(len, parts))):
         names = ["/".join(each[-n:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    if len(set(wheres)) < len(wheres):
-        raise ValueError(f"compare must be other predictions, got {wheres[1]} for both; leave it out")
     return list(wheres)
 
 
@@ -166,23 +159,21 @@ def _settings(
     return Settings(tuple(organ), tuple(tumor), tuple(predicted_organ), tuple(predicted_tumor), postprocess)
 
 
-def _print(scores: dict[str, Any], summaries: Sequence[Summary], names: Sequence[str], root: Path) -> None:
+def _print(found: Evaluation, root: Path) -> None:
     """The headline, as the report has it."""
-    console, table = Console(), Table("mean [95 % interval]", *(escape(name) for name in names))
-    rows = [(metric.title, [summary.means[metric.key] for summary in summaries], metric.percent) for metric in METRICS]
-    rows.insert(2, ("lesions found", [summary.found for summary in summaries], True))
-    for title, estimates, percent in rows:
-        table.add_row(title, *(_words(estimate, percent) for estimate in estimates))
+    console, table = Console(), Table("mean [95 % interval]", *(escape(name) for name in found.names))
+    for row in headline(found.summaries):
+        table.add_row(row.title, *(_words(estimate, row.percent) for estimate in row.estimates))
     console.print(table)
-    for name, why in scores["refused"].items():
+    for name, why in found.refused:
         console.print(f"[red]refused[/red] {escape(name)}: {escape(why)}", soft_wrap=True)
-    for name, missing in scores["missing"].items():
-        if missing:
+    for n, name in enumerate(found.names):
+        if missing := found.missing(n):
             console.print(f"[red]no prediction[/red] by {escape(name)}, counted as empty: {escape(', '.join(missing))}", soft_wrap=True)
-    console.print(f"{scores['scored']} cases scored, {len(scores['refused'])} refused; {escape(str(root / 'report.html'))}", soft_wrap=True)
+    console.print(f"{len(found.cases)} cases scored, {len(found.refused)} refused; {escape(str(root / 'report.html'))}", soft_wrap=True)
 
 
 def _words(estimate: Estimate, percent: bool) -> str:
     scale, digits = (100, 1) if percent else (1, 2)
-    value, low, high = ("–" if x != x else f"{scale * x:.{digits}f}" for x in estimate[:3])
+    value, low, high = ("–" if math.isnan(x) else f"{scale * x:.{digits}f}" for x in estimate[:3])
     return f"{value} \\[{low}, {high}]" if low != "–" else value

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from gpu_synth.evaluate.case import Case, Scores
+from gpu_synth.evaluate.case import Case, Scores, Settings
 from gpu_synth.evaluate.intervals import Difference, Estimate, difference, difference_of_shares, mean_over_scans, share_of_lesions
 from gpu_synth.evaluate.lesions import SIZES, froc
 
@@ -69,6 +69,66 @@ class Summary(NamedTuple):
     found_by_size: tuple[Estimate, ...]
     precision: Estimate
     froc: dict[str, Any]
+
+
+class Model(NamedTuple):
+    """Whose predictions they are.
+
+    Attributes:
+        name: What it is called.
+        where: Where its predictions lie.
+        extra: Those without a reference.
+        has_probabilities: Whether probabilities came with them.
+    """
+
+    name: str
+    where: str
+    extra: Sequence[str]
+    has_probabilities: bool
+
+
+class Evaluation(NamedTuple):
+    """All that was found.
+
+    Attributes:
+        references: Where they lie.
+        settings: How masks were read.
+        models: One or two.
+        cases: Scored.
+        refused: Name and reason of each case that could not be.
+        summaries: One a model.
+    """
+
+    references: str
+    settings: Settings
+    models: Sequence[Model]
+    cases: Sequence[Case]
+    refused: Sequence[tuple[str, str]]
+    summaries: Sequence[Summary]
+
+    @property
+    def names(self) -> list[str]:
+        """What the models are called."""
+        return [model.name for model in self.models]
+
+    def missing(self, model: int) -> list[str]:
+        """Cases of which a model predicted nothing."""
+        return [case.name for case in self.cases if case.models[model].missing]
+
+
+class Row(NamedTuple):
+    """A figure of the headline: its name, what it is for people, its value by each model, and whether it is a share."""
+
+    key: str
+    title: str
+    estimates: list[Estimate]
+    percent: bool
+
+
+def headline(summaries: Sequence[Summary]) -> list[Row]:
+    """The figures that are wanted first, in order."""
+    rows = [Row(metric.key, metric.title, [summary.means[metric.key] for summary in summaries], metric.percent) for metric in METRICS]
+    return [*rows[:2], Row("lesions_found", "lesions found", [summary.found for summary in summaries], True), *rows[2:]]
 
 
 def summarise(cases: Sequence[Case], model: int) -> Summary:
