@@ -66,7 +66,7 @@ def find_files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if path.endswith((".nii", ".nii.gz"))]
     if not found:
         raise ValueError(f"{argument} must be a folder of .nii or .nii.gz files, or a quoted glob that finds some, got {where}")
-    named = [(_stem(path), path) for path in found]
+    named = [(stem(path), path) for path in found]
     if literal or not _WILD.search(pattern):
         return named
     # Every second piece of the pattern is a wildcard: it becomes a group, whose text is the name.
@@ -78,7 +78,8 @@ def find_files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
     return [(_cut(star) or name, path) for star, (name, path) in zip(stars, named, strict=True)]
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """A NIfTI file's name without its ending."""
     return _cut(path.name)
 
 
@@ -159,7 +160,7 @@ def _listed(path: Path) -> list[Source]:
             f'datalist must hold "training": [{{"image": …, "label": …}}, …], one file each, got {path} ({error!r}); '
             "an nnU-Net folder is given as --images imagesTr --labels labelsTr"
         ) from error
-    names = [_stem(image) for image, _ in known]
+    names = [stem(image) for image, _ in known]
     if len(set(names)) < len(names):  # one folder a case: imaging.nii.gz in each
         names = [_cut(Path(image).as_posix().lstrip("./")).replace("/", "_") for image, _ in files]
     twice = [name for name, n in Counter(names).items() if n > 1]

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from gpu_synth.conform import prepare_ct
-from gpu_synth.sources import find_files
+from gpu_synth.sources import find_files, stem
 
 
 class ScanDataset(Dataset[dict[str, Any]]):
@@ -38,12 +38,15 @@ def find_scans(places: Sequence[str]) -> list[tuple[str, Path]]:
     """Find CT files, and the names that their predictions get.
 
     Args:
-        places: Folders, files or patterns; in a pattern the name is what its wildcards stand for.
+        places: Folders, files or patterns. Names are the files', without their endings; where these are alike, as with one folder a case,
+            what a pattern's wildcards stand for.
 
     Raises:
         ValueError: There is none, or two would get one name.
     """
     scans = [scan for place in places for scan in find_files("predict_images", place)]
+    stems = [(stem(path), path) for _, path in scans]
+    scans = stems if len(dict(stems)) == len(stems) else scans
     twice = [name for name, n in Counter(name for name, _ in scans).items() if n > 1]
     if twice or not scans:
         raise ValueError(

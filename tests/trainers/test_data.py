@@ -246,6 +246,7 @@ def test_predict_takes_a_folder_files_or_a_pattern_that_names_them(cache, tmp_pa
         (tmp_path / f"scan{n}" / "ct.nii.gz").write_bytes((cache.parent / "ct" / f"case{n}.nii.gz").read_bytes())
     for where, names in (
         (str(cache.parent / "ct"), ["case0", "case1", "case2", "case3"]),
+        (f"{cache.parent}/ct/case[01].nii.gz", ["case0", "case1"]),
         (f"{tmp_path}/*/ct.nii.gz", ["scan0", "scan1"]),
         ([f"{tmp_path}/scan1/ct.nii.gz"], ["ct"]),
     ):
