@@ -19,12 +19,7 @@ from gpu_synth.trainers.step import SynthesisStep
 
 HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
 
-HOST = (
-    "spacing_mm",
-    "affine",
-    "path",
-    "repeated",
-)  # what a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16
+HOST = ("spacing_mm", "affine", "path", "repeated")  # a list in a batch, one a sample: a tensor would be moved, and rounded to bfloat16
 
 Sample = dict[str, Any]
 
@@ -72,8 +67,7 @@ class HeldOutDataset(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """Read a case, as `PatchDataset` does; and whether it is `repeated`, see `ScanSampler`."""
-        repeated, number = number >= len(self.cases), number % len(self.cases)
-        case = self.cases[number]
+        repeated, case = number >= len(self.cases), self.cases[number := number % len(self.cases)]
         start, end = [0, 0, 0], list(case.shape)
         if self.margin_mm is not None:
             margin = [round(self.margin_mm / spacing) for spacing in case.spacing_mm]

@@ -32,13 +32,8 @@ class Kill(pl.Callback):
 def fit(folder, data, callbacks=(), ckpt_path=None):
     """Six epochs of four steps; the checkpoints lie in checkpoints/."""
     module = Scored()
-    trainer = trainer_of(
-        folder,
-        max_epochs=6,
-        check_val_every_n_epoch=2,
-        enable_checkpointing=True,
-        callbacks=[*callbacks, best_checkpoint(), LastCheckpoint()],
-    )
+    keep = [*callbacks, best_checkpoint(), LastCheckpoint()]
+    trainer = trainer_of(folder, max_epochs=6, check_val_every_n_epoch=2, enable_checkpointing=True, callbacks=keep)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return module
 
