@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -17,27 +18,35 @@ TIMES = ("synthesis/lesions_per_second", "synthesis/share_of_step_time")  # of n
 
 
 class Small(nn.Module):
-    """In place of Swin UNETR: it draws at every step, and every voxel of its patch and of what it drew changes its weights."""
+    """In place of Swin UNETR: every voxel of its patches changes its weights, and what it draws does."""
+
+    dropout = 0.3
 
     def __init__(self, inputs: int, outputs: int, **_: object) -> None:
         super().__init__()
-        norm = nn.InstanceNorm3d(4, affine=True)
-        self.layers = nn.Sequential(nn.Conv3d(inputs, 4, 3, 2, 1), norm, nn.Dropout(0.3), nn.ReLU(), nn.ConvTranspose3d(4, outputs, 2, 2))
+        norm, drop = nn.InstanceNorm3d(4, affine=True), nn.Dropout(self.dropout)
+        self.layers = nn.Sequential(nn.Conv3d(inputs, 4, 3, 2, 1), norm, drop, nn.ReLU(), nn.ConvTranspose3d(4, outputs, 2, 2))
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.layers(image)
         return logits
 
 
+class Steady(Small):
+    """One that draws nothing."""
+
+    dropout = 0.0
+
+
 class Stop(pl.Callback):
     """Stop a run before a batch of training, or before a scan of a validation: by a signal to itself, or by an error."""
 
-    def __init__(self, batch: int = -1, validation: int = -1, by: str = "SIGTERM") -> None:
-        self.batch, self.validation, self.by = batch, validation, by
+    def __init__(self, batch: int = -1, validation: int = -1, by: str = "SIGTERM", rank: int = 0) -> None:
+        self.batch, self.validation, self.by, self.rank = batch, validation, by, rank
         self.batches = self.validations = 0
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self._stop(self.batches == self.batch)
+        self._stop(self.batches == self.batch and trainer.global_rank == self.rank)
         self.batches += 1
 
     def on_validation_batch_start(self, *_):
@@ -76,12 +85,16 @@ def options(cache: Path, folder: Path, **more: object) -> list[str]:
     return [f"--{name}={value}" for name, value in told.items() if value is not None]
 
 
+def stopping(stop: dict[str, object] | None) -> list[str]:
+    """Options of a run that is stopped."""
+    return [] if stop is None else ["--trainer.callbacks+=fit_runs.Stop", *(f"--trainer.callbacks.{k}={v}" for k, v in stop.items())]
+
+
 def fit(cache: Path, folder: Path, stop: dict[str, object] | None = None, **more: object) -> int:
     """Run `gpu-synth fit` in this process; its exit code."""
-    stops = [] if stop is None else ["--trainer.callbacks+=fit_runs.Stop", *(f"--trainer.callbacks.{k}={v}" for k, v in stop.items())]
     before = torch.are_deterministic_algorithms_enabled()
     try:
-        train(["fit", *options(cache, folder, **more), *stops])
+        train(["fit", *options(cache, folder, **more), *stopping(stop)])
     except SystemExit as left:
         return int(left.code or 0)
     finally:
@@ -89,11 +102,11 @@ def fit(cache: Path, folder: Path, stop: dict[str, object] | None = None, **more
     return 0
 
 
-def spawn(*arguments: object, **options: object) -> subprocess.Popen[str]:
-    """Run a command of this Python's, one thread a process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **options)
+def spawn(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Run Python, or a shell if that comes first; one thread a process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **(env or {})}
+    command = [*map(str, arguments)] if arguments[0] == "sh" else [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=cwd)
 
 
 def rows(folder: Path) -> list[tuple[tuple[str, str], ...]]:
@@ -133,3 +146,11 @@ def _leaves(value, name=()):
 
 def _equal(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+if __name__ == "__main__":  # as `gpu-synth`, with a network that costs nothing; DDP starts its other processes with the same command
+    from gpu_synth.cli import main
+    from gpu_synth.trainers import module
+
+    module.SwinUNETR = Steady  # type: ignore[misc]
+    sys.exit(main())

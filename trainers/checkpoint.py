@@ -132,7 +132,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined] # set in its constructor
             return
         folder = Path(str(trainer.log_dir or trainer.default_root_dir)) / "checkpoints"
-        trainer.save_checkpoint(folder / NAME)
+        trainer.save_checkpoint(folder / NAME, weights_only=False)
         self._written = time.monotonic()
 
     def _leave(self, trainer: pl.Trainer) -> None:

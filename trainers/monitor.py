@@ -92,9 +92,10 @@ class SynthesisMonitor(pl.Callback):
         self.share = self.seconds / max(self._all_step_seconds, 1e-9)
         self._begin()
         self._earlier = [0.0] * 4
+        folder = trainer.log_dir  # all ask for it, for the first tells the others
         assert self.step is not None
         if self.step.example is not None:
-            self._log_picture(trainer)
+            self._log_picture(trainer, folder)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the counts of the epoch at hand and of the training, all processes together."""
@@ -107,7 +108,7 @@ class SynthesisMonitor(pl.Callback):
             self._earlier = state["epoch"] if trainer.is_global_zero else [0.0] * 4
             self.lesions, self.seconds, self._all_step_seconds = state["training"]
 
-    def _log_picture(self, trainer: pl.Trainer) -> None:
+    def _log_picture(self, trainer: pl.Trainer, log_dir: str | None) -> None:
         """Write the example as PNG beside the logs, and to TensorBoard where that is in use."""
         assert self.step is not None
         assert self.step.example is not None
@@ -115,8 +116,8 @@ class SynthesisMonitor(pl.Callback):
         epoch = trainer.current_epoch
         before, after, label = example.healthy.cpu().float(), example.image.cpu().float(), example.label.cpu()
         figure = slices_figure(before, after, label, example.spacing_mm, title=f"epoch {epoch}")
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir) / "synthesised"
+        if log_dir is not None:
+            folder = Path(log_dir) / "synthesised"
             folder.mkdir(parents=True, exist_ok=True)
             save_png(figure, folder / f"epoch{epoch:04d}.png")
         for logger in trainer.loggers:

@@ -12,7 +12,6 @@ def small(monkeypatch):
 
 HALVES = {"trainer__val_check_interval": 0.5}
 ACCUMULATED = {"trainer__accumulate_grad_batches": 2}
-STEPS = {"checkpoint__every_steps": 1}
 CASES = {
     "middle-of-an-epoch": ({}, {"batch": 2}, 3),
     "end-of-an-epoch": ({}, {"batch": 5, "by": "SIGUSR1"}, 6),
@@ -20,7 +19,7 @@ CASES = {
     "after-a-validation-within-an-epoch": (HALVES, {"batch": 4}, 5),
     "before-a-validation-within-an-epoch": (HALVES, {"batch": 2}, 3),
     "within-a-validation": (HALVES, {"validation": 2}, 9),
-    "at-an-error": (STEPS, {"batch": 9, "by": "error"}, 9),
+    "at-an-error": ({"checkpoint__every_steps": 4}, {"batch": 10, "by": "error"}, 8),
     "workers": ({"data__num_workers": 2}, {"batch": 7}, 8),
     "averaged-weights": ({"model__ema_decay": 0.9, **HALVES}, {"batch": 3}, 4),
     "mixed-precision": ({"trainer__precision": "bf16-mixed"}, {"batch": 3}, 4),
