@@ -31,7 +31,7 @@ def test_one_rank_or_two_see_the_same_samples_and_one_goes_on_for_the_other(cach
     both = tmp_path / "both"
     assert fit(cache, both, {"batch": 1}, data__batch_size=4, ckpt_path="last", **more) == 143
     two = [*options(cache, both, data__batch_size=2, ckpt_path="last", **TWO, **more), *stopping({"batch": 2, "rank": 1})]
-    said, _ = (process := spawn(fit_runs.__file__, "fit", *two)).communicate(timeout=100)
+    said, _ = (process := spawn(fit_runs.__file__, "fit", *two)).communicate(timeout=200)
     assert process.returncode == 143, said
     assert "step 2\n" in said, "the checkpoint that it goes on from"
     assert fit(cache, both, data__batch_size=4, ckpt_path="last", **more) == 0
@@ -44,22 +44,6 @@ def test_one_rank_or_two_see_the_same_samples_and_one_goes_on_for_the_other(cach
 
 
 SWIN = {"data__samples_per_epoch": 4, "trainer__check_val_every_n_epoch": 2, "trainer__strategy": "ddp", "trainer__devices": 2}
-
-
-@pytest.fixture(scope="module")
-def by_torchrun(cache, tmp_path_factory):
-    """Swin UNETR on two ranks to the end of two epochs of two steps: what was said, and where the run lies."""
-    folder = tmp_path_factory.mktemp("torchrun")
-    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "gpu_synth.cli", "fit")
-    said, _ = (process := spawn(*start, *options(cache, folder, **SWIN))).communicate(timeout=200)
-    assert process.returncode == 0, said
-    return said, folder
-
-
-def test_two_ranks_of_torchrun_end_with_the_same_weights(by_torchrun):
-    said, folder = by_torchrun
-    assert len(losses(folder)) == 4
-    assert _end(said)[1] == "2 process(es)"
 
 
 SRUN = """#!{python}
@@ -80,8 +64,15 @@ SLURM = {
 }
 
 
-def test_a_slurm_job_that_reaches_its_limit_is_queued_again_and_ends_as_if_there_was_none(cache, tmp_path, by_torchrun):
-    """The script of the documentation, with two local processes for what srun starts."""
+def test_two_ranks_of_torchrun_and_a_slurm_job_queued_again_at_its_limit_end_with_the_same_weights(cache, tmp_path):
+    """Swin UNETR to the end; then the script of the documentation, with two local processes for what srun starts."""
+    whole = tmp_path / "whole"
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "gpu_synth.cli", "fit")
+    by_torchrun, _ = (process := spawn(*start, *options(cache, whole, **SWIN))).communicate(timeout=200)
+    assert process.returncode == 0, by_torchrun
+    assert len(losses(whole)) == 4
+    assert _end(by_torchrun)[1] == "2 process(es)"
+
     commands = {
         "srun": SRUN.format(python=sys.executable),
         "scontrol": '#!/bin/sh\necho "$@" >> requeued\n',
@@ -97,16 +88,16 @@ def test_a_slurm_job_that_reaches_its_limit_is_queued_again_and_ends_as_if_there
     first = spawn(*command, **job)
     wait_for(lambda: list(runs.glob("version_0/metrics.csv")), first)  # the first step is logged
     os.kill(int((tmp_path / "srun.pid").read_text()), signal.SIGUSR1)
-    said, _ = first.communicate(timeout=100)
+    said, _ = first.communicate(timeout=200)
     assert first.returncode == 138, said
     assert f"no checkpoint in {runs}: a new run" in said
     assert (tmp_path / "requeued").read_text() == "requeue 4711\n"
     assert len(losses(runs)) < 4
-    said, _ = (second := spawn(*command, **job)).communicate(timeout=100)
+    said, _ = (second := spawn(*command, **job)).communicate(timeout=200)
     assert second.returncode == 0, said
     assert "going on from" in said
-    assert rows(runs) == rows(by_torchrun[1])
-    assert _end(said) == _end(by_torchrun[0])
+    assert rows(runs) == rows(whole)
+    assert _end(said) == _end(by_torchrun)
 
 
 def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_last_whole_one(cache, tmp_path, capsys):
