@@ -166,9 +166,10 @@ class Found(NamedTuple):
     size: str | None
 
     @property
-    def version(self) -> str:
-        """Name of the run's folder."""
-        return self.path.parent.parent.name
+    def version(self) -> int | None:
+        """Number of the run's folder, if it has one."""
+        number = self.path.parent.parent.name.removeprefix("version_")
+        return int(number) if number.isdecimal() else None
 
 
 def read_checkpoint(path: Path) -> Found:

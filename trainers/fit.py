@@ -106,7 +106,7 @@ class GpuSynthCLI(LightningCLI):
 
 def _loggers(root: str, last: Found | None) -> list[TensorBoardLogger | CSVLogger]:
     """Loggers of a new folder, or of the folder of a run that goes on."""
-    if last is None or not last.logged or not last.version.startswith("version_"):
+    if last is None or last.version is None or not last.logged:
         board = TensorBoardLogger(root, name=None)
         return [board, CSVLogger(root, name=None, version=board.version)]
     board = TensorBoardLogger(root, name=None, version=last.version, purge_step=last.logged["steps"])

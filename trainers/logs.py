@@ -18,12 +18,12 @@ class ContinuedCSVLogger(CSVLogger):
 
     Args:
         save_dir: Folder of the runs.
-        version: The run's folder.
+        version: Number of the run's folder.
         logged: `steps` and `validation` of the checkpoint, see `LastCheckpoint.on_save_checkpoint`: what comes later in the file will be
             logged again, and is left out.
     """
 
-    def __init__(self, save_dir: str, version: str, logged: Mapping[str, int]) -> None:
+    def __init__(self, save_dir: str, version: int, logged: Mapping[str, int]) -> None:
         super().__init__(save_dir, name=None, version=version)
         self.logged = logged
 
