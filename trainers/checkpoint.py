@@ -180,8 +180,9 @@ def read_checkpoint(path: Path) -> Found:
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return Found(path, stored["epoch"], stored["global_step"], stored.get("logged", {}), stored.get("hyper_parameters", {}).get("size"))
-    except (RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        epoch, step, size = stored.get("epoch", 0), stored.get("global_step", 0), stored.get("hyper_parameters", {}).get("size")
+        return Found(path, epoch, step, stored.get("logged", {}), size)
+    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(f"ckpt_path must be a whole checkpoint, got {path}: {str(error).splitlines()[0]}; take another") from error
 
 
