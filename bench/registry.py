@@ -35,6 +35,7 @@ from gpu_synth.table import parameter_table, slots_of
 RNG_BLOCKS = 1 << 17
 RADIUS_MM, NOISE_HU, WARP_STRENGTH, CIRRHOSIS_MM, CIRRHOSIS_HU = 8.0, 12.0, 30.0, 0.8, 8.0
 SYNTHESIS_TESTS = ("test_identity.py",)
+FEED_TESTS = ("trainers/test_bank.py",)
 PUBLISHED_TESTS = ("bench/test_published.py",)
 
 
@@ -242,5 +243,7 @@ OPERATIONS = (
         settings.published_banked,
         _later("pipeline", "one_core", banked=True),
     ),
+    Operation("feed-resident", "patches of scans on the device", FEED_TESTS, settings.resident, feed.resident),
+    Operation("feed-disk", "the same, read by workers", FEED_TESTS, settings.from_disk, feed.from_disk),
     Operation("end-to-end", "data loader to model", PUBLISHED_TESTS, settings.end_to_end, _later("pipeline", "end_to_end")),
 )
