@@ -45,15 +45,11 @@ class VolumeBank:
         self._tell(cases, device)
 
     def _tell(self, cases: Sequence[Case], device: torch.device) -> None:
-        beyond = [case for number, case in enumerate(cases) if number not in self.resident]
-        here, there = (_gib(part) for part in ([cases[number] for number in self.resident], beyond))
-        rest = f"; {len(beyond)} stay on disk ({there:.2f} GiB), of which the loader reads patches" if beyond else ""
-        if self.resident:
-            rank_zero_info(f"{len(self.resident)} of {len(cases)} scans are resident on {device} ({here:.2f} GiB){rest}")
-        else:
-            rank_zero_info(
-                f"no scan is resident on {device}: {len(beyond)} stay on disk ({there:.2f} GiB), of which the loader reads patches"
-            )
+        here = [case for number, case in enumerate(cases) if number in self.resident]
+        there = [case for number, case in enumerate(cases) if number not in self.resident]
+        said = [f"{len(here)} of {len(cases)} scans are resident on {device} ({_gib(here):.3g} GiB)" if here else ""]
+        said += [f"{len(there)} stay on disk ({_gib(there):.3g} GiB): the loader reads their patches" if there else ""]
+        rank_zero_info("; ".join(part for part in said if part))
 
     def patches(self, batch: dict[str, Any], patch_vox: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Bring the batch's patches together: those cut out here, and those that have travelled; nothing is read back.

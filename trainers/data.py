@@ -1,5 +1,6 @@
 """Healthy scans from `gpu-synth prepare`, as patches with tumours; held-out scans with tumours that stay the same."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
@@ -110,8 +111,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         batch_size: Patches a step and process.
         samples_per_epoch: Patches an epoch, over all processes; what does not fill a step of all of them is left out.
         policy: What patches are centred on.
-        scope: "patch": tumours are drawn for the patch, which holds one wherever it was altered. "volume": for the whole organ, as
-            published, of which the patch shows a part, or none; a plan then costs as much as one of the organ's box.
+        scope: "patch": tumours are drawn for the patch, and one that is centred on organ and altered holds one; where there was no place
+            for it, or it is smaller than a voxel, the patch is counted as skipped. "volume": tumours are drawn for the whole organ, as
+            published, of which the patch shows some or none; for a liver at 1 mm that takes some three times as long.
         val_cases: Names of the held-out cases; none: every fifth case, at least one.
         val_margin_mm: What validation and test see around the organ; null: whole scans.
         test_dir: Folder of annotated scans for `test`, prepared with `--tumor_labels`; none: the held-out cases.
@@ -188,7 +190,10 @@ class SynthesisDataModule(pl.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self.bank = self.bank or VolumeBank(self.manifest, self.training, device, self.resident_gib)
         locator = PatchLocator(self.manifest, self.training, self.patch_vox, self.seed, self.policy)
-        workers = self.num_workers if len(self.bank.resident) < len(self.training) else 0
+        workers = self.num_workers
+        if len(self.bank.resident) == len(self.training):
+            workers = 0
+            warnings.filterwarnings("ignore", "The 'train_dataloader' does not have many workers")  # there is nothing to read
         return ResumableLoader(
             PatchDataset(locator, self.bank.resident, self.scope),
             self.batch_size,

@@ -142,6 +142,9 @@ class PatchLocator:
 class PatchDataset(Dataset[Sample]):
     """Patches of healthy scans by uid; of scans that are resident on the device only where they are.
 
+    Only a patch's own pages of the memory-mapped files are read. MONAI's PersistentDataset would read the scan for each patch, its
+    CacheDataset hold all scans in memory, and its crop look through a whole label for the organ: some hundred times the work.
+
     Args:
         locator: Which patch a uid is.
         resident: Number in the bank of each case that is resident, by the case's number among the locator's.

@@ -4,6 +4,7 @@ import logging
 import re
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -95,6 +96,38 @@ def test_worker_processes_read_what_is_not_resident_and_no_more(cache, resident_
     assert same(batches(cache, resident_gib, num_workers=2)[0], alone)
 
 
+class Save(pl.Callback):
+    """Save after a step."""
+
+    def __init__(self, at: int, path) -> None:
+        self.at, self.path = at, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.at:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("scope", ["patch", "volume"])
+def test_a_run_goes_on_with_the_same_samples_under_another_budget(cache, tmp_path, scope):
+    whole, resumed, path = Recorder(), Recorder(), tmp_path / "a.ckpt"
+    options = {"scope": scope, "batch_size": 2, "samples_per_epoch": 8}
+    trainer_of(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[Save(3, path)]).fit(
+        whole, data_of(cache, resident_gib=0.0, **options)
+    )
+    trainer_of(tmp_path, max_epochs=2, limit_val_batches=0).fit(resumed, data_of(cache, resident_gib=ONE_GIB, **options), ckpt_path=path)
+    assert same(resumed.seen, whole.seen[3:])
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+
+
+def test_no_workers_are_asked_for_where_there_is_nothing_to_read(cache, tmp_path, monkeypatch, recwarn):
+    """Lightning asks for more workers where a machine has many cores."""
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda devices: 16)
+    for resident_gib, asks in ((ONE_GIB, True), (ALL_GIB, False)):
+        recwarn.clear()
+        trainer_of(tmp_path, limit_val_batches=0).fit(Recorder(), data_of(cache, resident_gib=resident_gib))
+        assert any("does not have many workers" in str(warning.message) for warning in recwarn) == asks
+
+
 def test_a_resident_batch_is_ids_alone(cache):
     _, handed = batches(cache, ALL_GIB)
     assert sum(value.nbytes for value in handed[0].values() if isinstance(value, torch.Tensor)) == 4 * (8 + 32 + 1)
@@ -103,9 +136,9 @@ def test_a_resident_batch_is_ids_alone(cache):
 @pytest.mark.parametrize(
     ("scans", "says"),
     [
-        (3, r"3 of 3 scans are resident on cpu \(\d\.\d\d GiB\)$"),
-        (1, r"1 of 3 scans are resident on cpu \(\d\.\d\d GiB\); 2 stay on disk \(\d\.\d\d GiB\), of which the loader reads patches"),
-        (0, r"no scan is resident on cpu: 3 stay on disk \(\d\.\d\d GiB\), of which the loader reads patches"),
+        (3, r"^3 of 3 scans are resident on cpu \(0\.00159 GiB\)$"),
+        (1, r"^1 of 3 scans are resident on cpu \(0\.000531 GiB\); 2 stay on disk \(0\.00106 GiB\): the loader reads their patches$"),
+        (0, r"^3 stay on disk \(0\.00159 GiB\): the loader reads their patches$"),
     ],
 )
 def test_the_log_says_what_is_resident(cache, caplog, scans, says):

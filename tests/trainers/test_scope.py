@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ct_files import real_ct
 from tiny_training import Recorder, data_of, trainer_of
 
 from gpu_synth import TumorSynthesizer
@@ -136,13 +137,29 @@ def phantoms(tmp_path_factory):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_patch_that_was_asked_to_hold_a_tumour_holds_one(phantoms, preset, told):
-    """Of 300 patches centred on organ or its surface: none without. With none of n, the 95 % bound on the share is 3 / n."""
     n, policy = 300, PatchPolicy(organ=1, border=1, background=0)
-    results = list(steps(PatchLocator(phantoms, phantoms.cases, (32, 32, 32), 0, policy), preset, n))
-    without = [result for result in results if not result[2]]
-    told(f"patches centred on organ that hold no tumour, {preset}", n, len(without), f"0: under {3 / n:.0%} of all")
-    assert not without
-    assert not any(skipped for *_, skipped in results)
+    check_asked(steps(PatchLocator(phantoms, phantoms.cases, (32, 32, 32), 0, policy), preset, n), n, f"phantoms, {preset}", told)
+
+
+def check_asked(results, n, what, told):
+    """At most one in a hundred holds none, and each of those is counted: that of one lesion there was no place clear of vessels, or that
+    it was smaller than a voxel. The share is some two in a thousand; of 300, more than three would be drawn once in 300 times."""
+    results = list(results)
+    without = sum(not tumor for _, _, tumor, _ in results)
+    told(f"patches centred on organ that hold no tumour: {what}", n, without / n, "0.01")
+    assert len(results) == n
+    assert without <= 0.01 * n
+    assert all(aimed and skipped == (not tumor) for _, aimed, tumor, skipped in results)
+
+
+@pytest.mark.real_ct
+def test_so_does_a_patch_of_a_real_ct(tmp_path, told):
+    """Over three CTs at 2 mm, two of which cut the liver."""
+    files = {kind: str(real_ct() / f"*_{name}.nii.gz") for kind, name in (("images", "ct"), ("labels", "liver"))}
+    manifest = prepare(**files, out=tmp_path, spacing_mm=SPACING_MM, workers=0)
+    locator = PatchLocator(manifest, manifest.cases, (48, 48, 48), 0, PatchPolicy(organ=1, border=1, background=0))
+    for preset in PRESETS:
+        check_asked(steps(locator, preset, 300), 300, f"real CT, {preset}", told)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
