@@ -9,11 +9,12 @@ from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.bench.case import ORGAN_HU, SEED, SPACING_MM, Case, Setting, patches
 from gpu_synth.lesion_preset import LesionPreset
 
-NOISE_HU = 12.0
+NOISE_HU, VESSEL_HU = 12.0, 60.0
 CYCLE = 24  # samples that each row is a mean of, or a multiple: lesions differ from sample to sample
 PLAIN = "published method"
 _OFF: dict[str, Any] = {
     "avoid_vessels": False,
+    "displace_vessels": False,
     "mass_effect": (0.0, 0.0),
     "bulge": (0.0, 0.0),
     "cluster_prob": 0.0,
@@ -26,6 +27,7 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
     PLAIN: ("liver-hu2022", {}),
     "lesions alone": ("liver", _OFF),
     "vessel avoidance": ("liver", {**_OFF, "avoid_vessels": True}),
+    "vessels displaced": ("liver", {**_OFF, "displace_vessels": True}),
     "mass effect and bulge": ("liver", {**_OFF, "mass_effect": (10.0, 40.0), "bulge": (45.0, 60.0)}),
     "capsules": ("liver", {**_OFF, **_KINDS}),
     "halos": ("liver", {**_OFF, "halo": (0.1, 0.2)}),
@@ -39,9 +41,11 @@ EFFECTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def case(device: torch.device, setting: Setting) -> Case:
-    """Healthy patches in, image and label out: noisy, an eighth of them beyond the organ, so that there is a surface."""
+    """Healthy patches in, image and label out: noisy, with vessels, an eighth of them beyond the organ, so that there is a surface."""
     image, label = patches(device, setting)
     image += NOISE_HU * torch.randn(image.shape, generator=torch.Generator().manual_seed(SEED)).to(device)
+    i, j, k = (torch.arange(n, device=device) % 32 < 6 for n in image.shape[2:])
+    image += VESSEL_HU * ((i[:, None, None] & j[:, None]) | (j[:, None] & k))  # 7 % of the voxels: a venous phase has 4 to 8
     label[:, :, : setting.whole_vox[0] // 8] = 0
     image[label == 0] -= ORGAN_HU
     name, overrides = EFFECTS[setting.effect or PLAIN]

@@ -36,7 +36,7 @@ def _of_sample(render: "Render", sample: int) -> list[dict[str, Any]]:
     healthy, label = (x[sample].detach().cpu() for x in (render.healthy, render.label))
     drop = (healthy.double() - render.image[sample].detach().cpu().double())[0].numpy()
     organ = torch.where(label == render.tumor_label, render.organ_label, label.to(torch.int64))
-    _, noise_hu, vessel = tissue(healthy, organ, render.organ_label, spacing_mm)
+    _, noise_hu, vessel, _ = tissue(healthy, organ, render.organ_label, spacing_mm)
     depth_mm, vessel_mm = _distance_mm(label[0].numpy() == 0, spacing_mm), _distance_mm(vessel[0].numpy() > 0, spacing_mm)
     out = []
     for lesion, box in enumerate(ndimage.find_objects(number), start=1):

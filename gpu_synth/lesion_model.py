@@ -12,7 +12,7 @@ from gpu_synth.kernels.cirrhosis import cirrhosis
 from gpu_synth.kernels.growth import growth, steps_for
 from gpu_synth.kernels.lesion import paint_
 from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
-from gpu_synth.kernels.tissue import tissue
+from gpu_synth.kernels.tissue import excess, tissue
 from gpu_synth.kernels.traits import Traits, traits
 from gpu_synth.kernels.warp import warp
 from gpu_synth.lesion_plan import LesionPlan
@@ -59,7 +59,8 @@ def _sample(
 ) -> LesionPlan:
     """Tissue ▶ traits ▶ sites ▶ growth, for samples of one spacing."""
     labels = (synth.organ_label, synth.tumor_label)
-    organ_hu, noise_hu, vessel = tissue(image, label, synth.organ_label, spacing[0], preset.avoid_vessels or preset.growth, backend)
+    sought = preset.avoid_vessels or preset.displace_vessels or preset.growth
+    organ_hu, noise_hu, vessel, vessel_hu = tissue(image, label, synth.organ_label, spacing[0], sought, backend)
     drawn = _drawn(synth, preset, uid, organ_hu, noise_hu, wishes, backend)
     lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights(label, synth.organ_label))
     wanted = Wanted(lesion, drawn.active, wishes.given_vox(uid.device))
@@ -89,6 +90,7 @@ def _sample(
         organ_hu=organ_hu,
         noise_hu=noise_hu,
         cirrhosis=drawn.cirrhosis * any_placed[:, None] if preset.cirrhosis_prob > 0 else None,
+        vessel_hu=vessel_hu if preset.displace_vessels else None,
         **grown,
     )
 
@@ -134,13 +136,21 @@ def render_lesions(
             new_image, new_label = warp(new_image, new_label, *moved, organ_label, spacing_mm, origin_vox, backend)
             lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
             grown = part.grown(origin_vox, new_label.shape[1:])
-            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown)
+            vessels = _displaced(new_image, new_label, part, organ_label, backend)
+            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown, vessels)
             made = (new_image, new_label, painted.number, painted.occupancy)
             for parts, new in zip((images, labels, numbers, occupancies), made, strict=True):
                 parts.append(new)
     every = (images, labels, numbers, occupancies)
     new_images, new_labels, number, occupancy = ((torch.cat(parts) if len(parts) > 1 else parts[0])[:, None] for parts in every)
     return Render(new_images, new_labels, number, plan, image, organ_label, tumor_label, occupancy)
+
+
+def _displaced(image: Tensor, label: Tensor, plan: LesionPlan, organ_label: int, backend: str) -> Tensor | None:
+    """What vessels add to the organ, whose place lesions take; None where there are none."""
+    if plan.vessel_hu is None or (looks_at_values(backend, image.device) and not (plan.vessel_hu[plan.active.any(1)] > 0).any()):
+        return None
+    return excess(image, label, organ_label, plan.organ_hu, plan.vessel_hu, plan.spacing_mm[0], backend)
 
 
 def _diseased(

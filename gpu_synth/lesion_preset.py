@@ -34,7 +34,8 @@ class LesionPreset:
         halo_mm: How far it fades.
         apart_mm: Distance between lesions; below −1000 they may merge.
         avoid_vessels: Whether lesions keep away from vessels, in scans that show them.
-        avoid_vessels_to_mm: Radius up to which they do; larger ones lie anywhere, encase vessels, and push those around them away.
+        avoid_vessels_to_mm: Radius up to which they do; larger ones lie anywhere.
+        displace_vessels: Whether lesions take the place of vessels that they lie over; else these shine through.
         inside_share: Least share of the ball that a lesion reaches that lies in the organ.
         cluster_prob: Probability that a scan's lesions lie near the first of them.
         cluster_mm: How near: from its ball to their centres.
@@ -72,6 +73,7 @@ class LesionPreset:
     apart_mm: float
     avoid_vessels: bool
     avoid_vessels_to_mm: float
+    displace_vessels: bool
     inside_share: float
     cluster_prob: float
     cluster_mm: float
@@ -127,7 +129,7 @@ _LENGTHS = (
     *_PROBS,
 )
 _SIGNED = ("apart_mm", "least_organ_hu")
-_SWITCHES = ("avoid_vessels", "growth")
+_SWITCHES = ("avoid_vessels", "displace_vessels", "growth")
 MOST_LESIONS = 64
 
 

@@ -23,8 +23,8 @@ from gpu_synth.lesion_preset import LesionPreset
 # halo, halo_mm: off, as enhancement around a lesion is seen in few phases; ours where it is on.
 # apart_mm, ours: a voxel or two of organ between labels, so that lesions count as several.
 # avoid_vessels: a lesion that reaches a vessel is drawn again (Hu et al. 2023). avoid_vessels_to_mm, ours: in a contrast-enhanced liver
-#   nearly no ball of more than 8 mm is free of them (measured); larger tumours encase and push them. Painting is additive, so that
-#   vessels shine through these, through large cysts too.
+#   nearly no ball of more than 8 mm is free of them (measured). displace_vessels, ours: within larger tumours and cysts vessels
+#   are gone, and mass effect pushes those around them away.
 # inside_share, ours: lesions bulge the surface rather than being cut off by it.
 # cluster_prob, cluster_mm, ours: now and then; neighbours within the width of a segment. satellite_mm: within 20 mm (Hu et al. 2022).
 #   satellite_prob, satellites, satellite_from_mm, satellite_radius_mm, ours: "several", "small", around "large" lesions.
@@ -57,6 +57,7 @@ LIVER = LesionPreset(
     apart_mm=2.0,
     avoid_vessels=True,
     avoid_vessels_to_mm=8.0,
+    displace_vessels=True,
     inside_share=0.65,
     cluster_prob=0.1,
     cluster_mm=15.0,
@@ -117,8 +118,8 @@ PANCREAS = replace(
 # Cysts: −9 to 20 HU, homogeneous, sharp (Bosniak classification, version 2019). Angiomyolipoma: fat, below −10 HU, by definition. All
 # else is ours: clear-cell carcinoma is heterogeneous and often necrotic, papillary carcinoma enhances little, an oncocytoma has a
 # scar; cysts are most common. size_mm: renal masses are found from millimetres to some 8 cm across. Lesions grow out of the kidney,
-# hence a small inside_share and strong mass effect; its vessels and its sinus are no reason to be elsewhere. Clusters, satellites,
-# cirrhosis: the liver's.
+# hence a small inside_share and strong mass effect; its vessels and its sinus are no reason to be elsewhere. displace_vessels: off, as a
+# cortex that is brighter than the medulla would be taken for one. Clusters, satellites, cirrhosis: the liver's.
 KIDNEY = replace(
     LIVER,
     name="kidney",
@@ -128,6 +129,7 @@ KIDNEY = replace(
     size_prob_start=(0.3, 0.3, 0.3, 0.1),
     mass_effect=(20.0, 40.0),
     avoid_vessels=False,
+    displace_vessels=False,
     inside_share=0.4,
     cluster_prob=0.0,
     satellite_prob=0.0,

@@ -123,3 +123,14 @@ vessel_kernel(unsigned char* vessel, int* seen, const short* value, const int* t
     __syncthreads();
     if (threadIdx.x == 0 && found) atomicAdd(&seen[blockIdx.y], found);
 }
+
+// By how much vessels are brighter than the organ, in place of the field: one voxel a thread, blocks (chunks, samples). Half of the
+// threshold is nothing, the threshold all. Bytes: 4 read, 2 written a voxel.
+extern "C" __global__ void __launch_bounds__(THREADS)
+excess_kernel(short* field, const short* value, const int* threshold, long long voxels) {
+    const long long voxel = blockIdx.x * (long long)THREADS + threadIdx.x, at = blockIdx.y * voxels + voxel;
+    if (voxel >= voxels) return;
+    const int all = threshold[blockIdx.y], above = max((int)field[at] - SMOOTH_MOST, 0);
+    const int share = min(max(2 * value[at] - all, 0), all);
+    field[at] = field[at] == UNKNOWN ? (short)0 : (short)((value[at] + above) * share / max(all, 1));
+}

@@ -26,27 +26,31 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int16, UInt8
 from torch import Tensor
 
-from gpu_synth.kernels import _host, _launch
-
-HU_FIRST, BINS = -1024, 4096  # bins of 1 HU
-QUARTERS = 4  # of an HU: the unit of all that follows the first histogram
-FIELD_MOST = 2047  # quarter HU: four of it less four neighbours stay within 16 bits
-SMOOTH_MOST = 511  # quarter HU: times weights of 2⁵, within 16 bits
-WHOLE = 512  # share of a voxel that is all known
-WEIGHT_BITS = 5  # weights of an axis add up to 2⁵
-REACH_MOST = 15  # voxels: as many weights as the kernel takes
+from gpu_synth.kernels import _launch
+from gpu_synth.kernels._organ_field import (
+    BINS,
+    HU_FIRST,
+    QUARTERS,
+    SMOOTH_MOST,
+    THREADS,
+    field_cuda,
+    field_of,
+    kinds,
+    known_hu,
+    parts,
+    smooth_cuda,
+    smooth_of_organ,
+)
 
 NOISE_LAG_MM = 3.0  # CT noise of soft kernels is all but uncorrelated there: |ρ| ≤ 0.05 less structure, in the CTs that we measured
 LEFT_LAG_MM = 5.0  # smoothing widens the noise's correlation
-VESSEL_SIGMA_MM = 1.0
 VESSEL_LEAST_HU = 20
 VESSEL_NOISES = 3
 VESSEL_LEAST_PERMILLE = 15
-_PER_BLOCK, _THREADS = 16384, 256  # of the kernels
-_CHUNK = 1 << 16  # voxels
+_PER_BLOCK = 16384  # of the kernels
 _SD_PER_MEDIAN = 1.4826 / (QUARTERS * math.sqrt(20.0))  # HU of noise, by the median of a residual's size
 
 
@@ -57,11 +61,13 @@ class Tissue(NamedTuple):
         organ_hu: Median HU of the organ's voxels; 0 where there are none.
         noise_hu: SD of the noise in the organ, HU; 0 where no voxel has four neighbours in it.
         vessel: 1 where a vessel runs, in the organ; all zero where the scan shows none.
+        vessel_hu: How much brighter than the organ, smoothed, a vessel is at least; 0 where the scan shows none.
     """
 
     organ_hu: Float[Tensor, " b"]
     noise_hu: Float[Tensor, " b"]
     vessel: UInt8[Tensor, "b i j k"]
+    vessel_hu: Float[Tensor, " b"]
 
 
 def tissue(
@@ -93,64 +99,94 @@ def _tissue_cuda(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     image, label = image.contiguous(), label.contiguous()
     b, *shape = image.shape
     voxels, device = math.prod(shape), image.device
-    sizes = [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), np.int64(organ_label), np.int64(voxels)]
+    sizes = kinds(image, label, organ_label)
     counts, of_noise, of_left = torch.zeros(3, b, BINS, dtype=torch.int32, device=device)
-    tallies, block = (-(-voxels // _PER_BLOCK), b, 1), (_THREADS, 1, 1)
+    tallies, block = (-(-voxels // _PER_BLOCK), b, 1), (THREADS, 1, 1)
     _launch.launch("tissue", "count_kernel", tallies, block, (counts, image, label, *sizes))
     organ_hu = _organ_hu(counts)
-    field = torch.empty(image.shape, dtype=torch.int16, device=device)
-    grid = (-(-voxels // _THREADS), b, 1)
-    _launch.launch("tissue", "field_kernel", grid, block, (field, image, label, _quarters(organ_hu).to(torch.int32), *sizes))
+    field = field_cuda(image, label, organ_hu, organ_label)
     lags = _lags(NOISE_LAG_MM, spacing_mm, shape)
     extents = [np.int32(n) for n in shape]
     _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *map(np.int32, lags), *extents))
-    vessel = torch.zeros(image.shape, dtype=torch.uint8, device=device)
+    vessel, vessel_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, device=device)
     if vessels:
-        smooth = _smooth_cuda(field, spacing_mm)
+        smooth = smooth_cuda(field, spacing_mm)
         lags = _lags(LEFT_LAG_MM, spacing_mm, shape)
         _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, smooth, *map(np.int32, lags), *extents))
         seen = torch.zeros(b, dtype=torch.int32, device=device)
         threshold = _threshold(of_left).to(torch.int32)
         _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, smooth, threshold, np.int64(voxels)))
-        vessel.mul_(_shown(seen, counts))
-    return Tissue(organ_hu.to(torch.float32), _noise_hu(of_noise).to(torch.float32), vessel)
-
-
-def _smooth_cuda(field: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    smooth, pairs, stride = torch.empty_like(field), None, 1
-    spare = [torch.empty(*field.shape, 2, dtype=torch.int16, device=field.device) for _ in range(2)]
-    grid = (-(-field.numel() // _THREADS), 1, 1)
-    for axis in (2, 1, 0):
-        weights, n = _weights(spacing_mm[axis]), field.shape[1 + axis]
-        near, far = (np.uint64(sum(w << 8 * d for d, w in enumerate(part))) for part in (weights[:8], weights[8:]))
-        value = smooth if axis == 0 else _launch.NULL
-        sizes: list[object] = [near, far, np.int32(len(weights) - 1), np.int32(n), np.int64(stride), np.int64(field.numel())]
-        arguments: list[object] = [spare[axis % 2], value, _launch.NULL if pairs is None else pairs, field, *sizes]
-        _launch.launch("tissue", "smooth_kernel", grid, (_THREADS, 1, 1), arguments)
-        pairs, stride = spare[axis % 2], stride * n
-    return smooth
+        vessel.mul_(shown := _shown(seen, counts))
+        vessel_hu = (threshold * shown)[:, 0, 0, 0] / QUARTERS
+    return Tissue(organ_hu.to(torch.float32), _noise_hu(of_noise).to(torch.float32), vessel, vessel_hu)
 
 
 def tissue_torch(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Sequence[float], vessels: bool) -> Tissue:
     """Twin of the kernels. It works in place and in parts: on a host, to fault in fresh memory costs more than the arithmetic."""
-    value = image.to(torch.float32)
-    known = (label == organ_label) & (value > -math.inf) & (value < math.inf)
-    value = value.clamp(HU_FIRST, HU_FIRST + BINS - 1)
+    value, known = known_hu(image, label, organ_label)
     counts = _counts(value, known, HU_FIRST)
     organ_hu = _organ_hu(counts)
-    field = value.mul_(QUARTERS).round_().to(torch.int16).sub_(_quarters(organ_hu)).clamp_(-FIELD_MOST, FIELD_MOST).mul_(known)
+    field = field_of(value, known, organ_hu)
     noise_hu = _noise_hu(_residuals(field, known, _lags(NOISE_LAG_MM, spacing_mm, field.shape[1:])))
-    vessel = torch.zeros(field.shape, dtype=torch.uint8, device=field.device)
+    vessel, vessel_hu = torch.zeros(field.shape, dtype=torch.uint8, device=field.device), torch.zeros(len(field), device=field.device)
     if vessels:
-        smooth = _smooth(field.clamp_(-SMOOTH_MOST, SMOOTH_MOST), spacing_mm)
-        share = _smooth(known.to(torch.int16).mul_(WHOLE), spacing_mm).clamp_min_(1)
-        for quotient, divisor in zip(_parts(smooth.flatten()), _parts(share.flatten()), strict=True):
-            quotient.copy_(quotient.to(torch.float32).mul_(WHOLE).div_(divisor).round_())
+        smooth = smooth_of_organ(field, known, spacing_mm)
         threshold = _threshold(_residuals(smooth, known, _lags(LEFT_LAG_MM, spacing_mm, field.shape[1:])))
         vessel = smooth.gt(threshold).logical_and_(known).to(torch.uint8)
         seen = torch.stack([of_sample.count_nonzero() for of_sample in vessel])
-        vessel.mul_(_shown(seen, counts))
-    return Tissue(organ_hu.to(torch.float32), noise_hu.to(torch.float32), vessel)
+        vessel.mul_(shown := _shown(seen, counts))
+        vessel_hu = (threshold * shown)[:, 0, 0, 0] / QUARTERS
+    return Tissue(organ_hu.to(torch.float32), noise_hu.to(torch.float32), vessel, vessel_hu)
+
+
+def excess(
+    image: Float[Tensor, "b i j k"],
+    label: Int[Tensor, "b i j k"],
+    organ_label: int,
+    organ_hu: Float[Tensor, " b"],
+    vessel_hu: Float[Tensor, " b"],
+    spacing_mm: Sequence[float],
+    backend: str = "torch",
+) -> Int16[Tensor, "b i j k"]:
+    """Measure by how much vessels are brighter than the organ around them, in quarters of an HU; 0 elsewhere.
+
+    It is what `tissue` smooths, from half of `vessel_hu` on more and more of it, from `vessel_hu` on all; and all that is above 128 HU.
+    Taken away, it leaves the organ with its noise, which the smoothing does not see.
+
+    Args:
+        image: HU, any floating type.
+        label: Labels, any integer type.
+        organ_label: Number of the organ.
+        organ_hu: As `tissue` found it.
+        vessel_hu: As `tissue` found it.
+        spacing_mm: Voxel spacing along i, j, k, of all samples.
+        backend: "torch" or "cupy".
+    """
+    return (_excess_cuda if backend == "cupy" else excess_torch)(image, label, organ_label, organ_hu, vessel_hu, spacing_mm)
+
+
+def _excess_cuda(
+    image: Tensor, label: Tensor, organ_label: int, organ_hu: Tensor, vessel_hu: Tensor, spacing_mm: Sequence[float]
+) -> Tensor:
+    image, label = image.contiguous(), label.contiguous()
+    field = field_cuda(image, label, organ_hu, organ_label)
+    smooth, voxels = smooth_cuda(field, spacing_mm), image[0].numel()
+    threshold = (vessel_hu * QUARTERS).to(torch.int32)
+    grid = (-(-voxels // THREADS), len(image), 1)
+    _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, smooth, threshold, np.int64(voxels)))
+    return field
+
+
+def excess_torch(
+    image: Tensor, label: Tensor, organ_label: int, organ_hu: Tensor, vessel_hu: Tensor, spacing_mm: Sequence[float]
+) -> Tensor:
+    """Twin of the kernels."""
+    value, known = known_hu(image, label, organ_label)
+    field = field_of(value, known, organ_hu)
+    above = (field - SMOOTH_MOST).clamp_min_(0)
+    smooth, threshold = smooth_of_organ(field, known, spacing_mm), (vessel_hu * QUARTERS).to(torch.int32)[:, None, None, None]
+    share = (2 * smooth - threshold).clamp_min_(0).minimum(threshold)
+    return ((smooth + above) * share).floor_divide_(threshold.clamp_min(1)).mul_(known).to(torch.int16)
 
 
 def _counts(value: Tensor, known: Tensor, first: int = 0) -> Int[Tensor, "b bins"]:
@@ -158,15 +194,10 @@ def _counts(value: Tensor, known: Tensor, first: int = 0) -> Int[Tensor, "b bins
     counts = torch.zeros(len(value), BINS + 1, dtype=torch.int32, device=value.device)
     one = torch.ones(1, dtype=torch.int32, device=value.device)
     for of_sample, *sample in zip(counts, value.flatten(1), known.flatten(1), strict=True):
-        for values, is_known in zip(*map(_parts, sample), strict=True):
+        for values, is_known in zip(*map(parts, sample), strict=True):
             index = values.round().sub_(first - 1).to(torch.int32).mul_(is_known)
             of_sample.index_add_(0, index, one.expand(len(index)))
     return counts[:, 1:]
-
-
-def _parts(flat: Tensor) -> Sequence[Tensor]:
-    """What is worked on at a time: on a host, as much as stays in cache."""
-    return torch.split(flat, _CHUNK if _host.on_host(flat.device) else max(len(flat), 1))
 
 
 def _residuals(field: Int[Tensor, "b i j k"], known: Tensor, lags: tuple[int, int]) -> Int[Tensor, "b bins"]:
@@ -180,30 +211,6 @@ def _residuals(field: Int[Tensor, "b i j k"], known: Tensor, lags: tuple[int, in
         residual.sub_(neighbour)
         there.logical_and_(is_known)
     return _counts(residual.abs_().clamp_max_(BINS - 1), there)
-
-
-def _smooth(field: Int[Tensor, "b i j k"], spacing_mm: Sequence[float]) -> Int[Tensor, "b i j k"]:
-    """Sums of weights and values over neighbours, shifted back after each axis; alters `field`."""
-    spare = torch.empty_like(field)
-    for axis in (3, 2, 1):
-        weights, n = _weights(spacing_mm[axis - 1]), field.shape[axis]
-        torch.mul(field, weights[0], out=spare)
-        for distance, weight in enumerate(weights[1:n], start=1):
-            for to, start in ((0, distance), (distance, 0)):
-                spare.narrow(axis, to, n - distance).add_(field.narrow(axis, start, n - distance), alpha=weight)
-        spare.add_(1 << (WEIGHT_BITS - 1)).bitwise_right_shift_(WEIGHT_BITS)
-        field, spare = spare, field
-    return field
-
-
-def _weights(spacing_mm: float) -> list[int]:
-    """Weights of distances 0, 1, … voxels: a Gaussian's, rounded, and what is missing to 2⁵ in the middle."""
-    sigma_vox = VESSEL_SIGMA_MM / spacing_mm
-    gaussian = [math.exp(-0.5 * (distance / sigma_vox) ** 2) for distance in range(REACH_MOST + 1)]
-    total = 2 * sum(gaussian) - 1
-    around = [round(share / total * 2**WEIGHT_BITS) for share in gaussian[1:]]
-    around = around[: sum(weight > 0 for weight in around)]
-    return [2**WEIGHT_BITS - 2 * sum(around), *around]
 
 
 def _lags(lag_mm: float, spacing_mm: Sequence[float], shape: Sequence[int]) -> tuple[int, int]:
@@ -226,10 +233,6 @@ def _organ_hu(counts: Tensor) -> Float[Tensor, " b"]:
     return torch.where(counts.sum(1) > 0, _median(counts) + HU_FIRST, 0.0)
 
 
-def _quarters(organ_hu: Tensor) -> Int[Tensor, "b 1 1 1"]:
-    return (organ_hu * QUARTERS).round().to(torch.int16)[:, None, None, None]
-
-
 def _noise_hu(counts: Tensor) -> Float[Tensor, " b"]:
     return torch.where(counts.sum(1) > 0, _median(counts) * _SD_PER_MEDIAN, 0.0)
 
@@ -242,4 +245,4 @@ def _threshold(counts: Tensor) -> Int[Tensor, "b 1 1 1"]:
 
 def _shown(seen: Int[Tensor, " b"], counts: Tensor) -> Tensor:
     """Whether a scan shows vessels at all."""
-    return (1000 * seen.to(torch.int64) >= VESSEL_LEAST_PERMILLE * counts.sum(1))[:, None, None, None]
+    return ((seen > 0) & (1000 * seen.to(torch.int64) >= VESSEL_LEAST_PERMILLE * counts.sum(1)))[:, None, None, None]

@@ -153,6 +153,32 @@ def test_lesions_keep_clear_of_the_vessels_of_a_contrast_ct(told):
     assert touching[True] < 0.25 * touching[False], touching
 
 
+@pytest.mark.real_ct
+def test_vessels_under_lesions_are_gone(told):
+    """45 lesions of 10 to 20 mm in the portal-venous CT, voxels all lesion: how much brighter vessels are; ¾ goes, see `test_tissue`."""
+    image, label = case("chaos_ctset3")
+    sizes = {"count": (3, 3), "size_prob": (0.0, 0.0, 1.0, 0.0), "cirrhosis_prob": 0.0, "satellite_prob": 0.0}
+    sizes |= {"mass_effect": (0.0, 0.0), "bulge": (0.0, 0.0), "kinds": ({"name": "plain", "prob": 1.0, "body": (-0.5, -0.5)},)}
+    known = tissue(image[:, 0], label[:, 0], 1, SPACING_MM)
+    vessel = known.vessel[0] > 0
+    beside = (label[0, 0] == 1) & ~torch.from_numpy(ndimage.binary_dilation(vessel.numpy(), iterations=3))
+    bright, lesions = {}, 0
+    for displace in (False, True):
+        synth, differences = TumorSynthesizer("liver", prob=1.0, scope="volume", displace_vessels=displace, **sizes), []
+        for uid in range(15):
+            plan = synth.plan(image, label, SPACING_MM, torch.tensor([uid]))
+            out = synth.render(image, label, plan)
+            full = out.occupancy[0, 0] > 0.99
+            differences.append(out.image[0, 0][full & vessel].mean() - out.image[0, 0][full & beside].mean())
+            lesions += int(plan.active.sum()) * displace
+        bright[displace] = torch.stack(differences).nanmean().item()
+    for displace, what in ((False, "shine through"), (True, "are displaced")):
+        told(f"vessels under lesions, HU above the rest, where they {what}", lesions, bright[displace], "≤ ⅓ of before" if displace else "")
+    assert lesions >= 35
+    assert bright[False] > 25
+    assert abs(bright[True]) < bright[False] / 3
+
+
 def test_lesions_do_not_merge(told):
     """60 samples, some 250 lesions with satellites and clusters: no voxel of one lesion has a voxel of another for a neighbour."""
     image, label = torch.full((60, 1, 44, 44, 44), 100.0), torch.ones(60, 1, 44, 44, 44, dtype=torch.uint8)

@@ -49,9 +49,7 @@ def test_every_source_belongs_to_a_family():
 
 
 def test_every_kernel_is_launched_by_its_name():
-    launched = {
-        tuple(found) for path in KERNELS.glob("[a-z]*.py") for found in re.findall(r'launch\(\s*"(\w+)", "(\w+)"', path.read_text())
-    }
+    launched = {tuple(found) for path in KERNELS.glob("*.py") for found in re.findall(r'launch\(\s*"(\w+)", "(\w+)"', path.read_text())}
     assert launched == {(family, kernel) for family, source in _launch.sources().items() for kernel in kernels_of(source)}
 
 
@@ -88,6 +86,8 @@ MUTANTS = {
     "traits satellite": ("traits.cu", "slot - main_slots < satellites", "slot - main_slots <= satellites"),
     "lesion capsule": ("lesion.cu", "expf(-0.5f * across * across)", "expf(-across * across)"),
     "lesion barrier": ("lesion.cu", "+ item];\n        __syncthreads();", "+ item];"),
+    "tissue excess": ("tissue.cu", "min(max(2 * value[at] - all, 0), all)", "min(max(value[at], 0), all)"),
+    "lesion vessel": ("lesion.cu", "0.25f * excess[at]", "0.5f * excess[at]"),
     "lesion reach": ("lesion.cu", "* row[REACH] + beyond_mm(row)", "* 0.7f + beyond_mm(row)"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
@@ -133,8 +133,8 @@ def synthesised(folder, order, monkeypatch):
             bright.short().flatten(), label.flatten(), torch.tensor([0, bright[0].numel()]), torch.tensor([bright.shape[1:]] * 2).int()
         )
         cut = crop(volumes, torch.tensor([[0, 3, -2, 5], [1, 9, 9, 14]]), (9, 8, 32), "cupy")
-        lesion_plan = full.plan(image, label, ONE_MM, uids(2))
-        painted = full.render(image, label, lesion_plan)
+        lesion_plan = full.plan(bright[:, None], label, ONE_MM, uids(2))
+        painted = full.render(bright[:, None], label, lesion_plan)
     except LaunchError:
         return None
     lesion_model = (painted.image, painted.label, *lesion_plan.tensors().values())

@@ -80,6 +80,20 @@ def test_a_halo_fades_outside_and_is_no_lesion():
     assert (out.occupancy[0, 29:, 20, 20] == 0).all()
 
 
+def test_lesions_take_the_place_of_vessels():
+    """A vessel of 60 HU through a lesion, and its excess: gone where a voxel is all lesion, kept where it is none, a share between."""
+    lesion = lesions(1, 1, RADIUS=9.0)
+    image, label, centre = torch.full((1, 40, 41, 42), 100.0), torch.ones(1, 40, 41, 42, dtype=torch.uint8), torch.full((1, 1, 3), 20.0)
+    excess, images = torch.zeros(image.shape, dtype=torch.int16), []
+    excess[:, :, 18:23, 18:23] = 240
+    rest = (centre, lesion, torch.ones(1, 1, dtype=torch.bool), 2, torch.arange(1), ONE_MM, (0, 0, 0), 1, 2)
+    for vessel in (0.0, excess / 4):
+        images.append(image + vessel)
+        out = paint_(images[-1], label.clone(), *rest, excess=excess if len(images) == 2 else None)
+    torch.testing.assert_close(images[1] - images[0], excess / 4 * (1 - out.occupancy), rtol=0, atol=1e-3)
+    assert (out.occupancy[excess > 0] > 0.99).sum() > 200
+
+
 def test_what_is_outside_the_organ_and_out_of_reach_keeps_its_bits():
     lesion = lesions(1, 2, RADIUS=5.0)
     image, label = torch.randn(1, 40, 30, 30), torch.ones(1, 40, 30, 30, dtype=torch.int32)
@@ -120,9 +134,11 @@ def test_kernel_paints_as_the_twin(device, dtype, shape, spacing_mm, origin_vox)
     label = (torch.rand(3, *shape, generator=generator) < 0.9).to(torch.int16)
     twin_image, twin_label = image.clone(), label.clone()
     rest, uid = (spacing_mm, origin_vox, 1, 2), torch.tensor([0, 2**40, -3])
-    twin = paint_(twin_image, twin_label, centre, lesion, active, 2, uid, *rest)
+    excess = torch.randint(0, 300, label.shape, generator=generator, dtype=torch.int16)
+    twin = paint_(twin_image, twin_label, centre, lesion, active, 2, uid, *rest, excess=excess)
     kernel_image, kernel_label = image.to(device, copy=True), label.to(device, copy=True)
-    kernel = paint_(kernel_image, kernel_label, *on(device, (centre, lesion, active)), 2, uid.to(device), *rest, "cupy")
+    there = on(device, (centre, lesion, active))
+    kernel = paint_(kernel_image, kernel_label, *there, 2, uid.to(device), *rest, "cupy", excess=excess.to(device))
     assert_same_labels(kernel_label, twin_label)
     assert_same_images(kernel_image, twin_image, 0.05 + 400 * torch.finfo(dtype).eps)
     assert (kernel.number.cpu() != twin.number).sum() <= max(2, 1e-4 * (twin.number > 0).sum())

@@ -8,7 +8,7 @@ from ct_files import real_ct
 from scipy.ndimage import gaussian_filter
 from twins import assert_equal, on
 
-from gpu_synth.kernels.tissue import VESSEL_LEAST_HU, VESSEL_LEAST_PERMILLE, tissue
+from gpu_synth.kernels.tissue import VESSEL_LEAST_HU, VESSEL_LEAST_PERMILLE, excess, tissue
 from gpu_synth.phantom import phantom
 
 ONE_MM = (1.0, 1.0, 1.0)
@@ -48,7 +48,7 @@ def test_organ_hu_is_the_median_of_the_organ_alone():
 @pytest.mark.parametrize("hu", [-2000.0, -1024.0, -3.0, 0.0, 57.0, 3071.0, 1e30])
 def test_a_constant_scan_has_its_hu_and_no_noise(hu):
     image = torch.full((1, 12, 12, 12), hu)
-    organ_hu, noise_hu, vessel = tissue(image, all_organ(image), 1, ONE_MM)
+    organ_hu, noise_hu, vessel, _ = tissue(image, all_organ(image), 1, ONE_MM)
     assert (organ_hu.item(), noise_hu.item(), vessel.sum().item()) == (min(max(hu, -1024.0), 3071.0), 0.0, 0)
 
 
@@ -56,7 +56,7 @@ def test_a_constant_scan_has_its_hu_and_no_noise(hu):
 def test_little_organ_is_finite(organ):
     image, label = torch.full((1, 9, 8, 7), 40.0), torch.zeros(1, 9, 8, 7, dtype=torch.uint8)
     label[0, 4, 4, :organ] = 1
-    organ_hu, noise_hu, vessel = tissue(image, label, 1, ONE_MM)
+    organ_hu, noise_hu, vessel, _ = tissue(image, label, 1, ONE_MM)
     assert (organ_hu.item(), noise_hu.item(), vessel.sum().item()) == (40.0 if organ else 0.0, 0.0, 0)
 
 
@@ -181,6 +181,29 @@ def test_phantom_shows_vessels_with_contrast_only(phase):
     assert (share > VESSEL_LEAST_PERMILLE / 10).all() if phase == "venous" else (share == 0).all()
 
 
+@pytest.mark.parametrize("contrast_hu", [40.0, 60.0, 300.0], ids=["faint", "venous", "artery"])
+def test_without_their_excess_vessels_are_organ(contrast_hu):
+    """Of a hard-edged tube of 3 voxels a Gaussian of 1 keeps ¾: so much is gone, all of its middle (40 voxels, 3 SD); noise stays."""
+    image, label, tube = tubes(contrast_hu=contrast_hu)
+    known = tissue(image, label, 1, ONE_MM)
+    more = excess(image, label, 1, known.organ_hu, known.vessel_hu, ONE_MM)[0] / 4
+    left, tissue_alone = image[0] - more, (label[0] == 1) & ~tube
+    assert abs(left[tube].mean() - 100) < 0.3 * contrast_hu
+    assert abs(left[20, 25].mean() - 100) < 3 * 10 / 40**0.5 + 0.05 * contrast_hu
+    assert abs(left[tissue_alone].mean() - 100) < 2.0 + 0.02 * contrast_hu
+    far = tissue_alone & ~torch.nn.functional.max_pool3d(tube[None].float(), (9, 9, 1), 1, (4, 4, 0))[0].bool()
+    assert left[far].std() == pytest.approx(image[0][far].std().item(), rel=0.01)
+    assert (more[label[0] != 1] == 0).all()
+    assert (more >= 0).all()
+
+
+def test_a_scan_without_vessels_has_no_excess():
+    image, label, _ = tubes(contrast_hu=0.0)
+    known = tissue(image, label, 1, ONE_MM)
+    assert known.vessel_hu.item() == 0
+    assert excess(image, label, 1, known.organ_hu, known.vessel_hu, ONE_MM).count_nonzero() == 0
+
+
 def test_vessels_are_left_out_on_request():
     image, label, _ = tubes()
     without, with_them = (tissue(image, label, 1, ONE_MM, vessels=vessels) for vessels in (False, True))
@@ -240,6 +263,11 @@ def test_kernels_are_the_twin(device, shape, spacing_mm, share):
         got = tissue(*on(device, (hu, label)), 1, spacing_mm, backend="cupy")
         for kernel, expected in zip(got, twin, strict=True):
             assert_equal(kernel, expected)
+        for vessel_hu in (twin.vessel_hu, 20.0 + torch.arange(shape[0])):
+            of_organ = twin.organ_hu, vessel_hu
+            assert_equal(
+                excess(*on(device, (hu, label)), 1, *on(device, of_organ), spacing_mm, "cupy"), excess(hu, label, 1, *of_organ, spacing_mm)
+            )
         if min(shape[1:]) > 20 and share:
             assert 0 < twin.vessel.sum() < label.sum()
 
