@@ -248,7 +248,8 @@ class SynthesisDataModule(pl.LightningDataModule):
         if trainer is not None and trainer.training:
             image, label, *soft = self._synthesised(batch)
             image, label, *soft = self.augmentation(window(image, self.window_hu), label, self.seed, batch["uid"], *soft)
-            batch = {**batch, "label": label, **dict(zip(("occupancy",), soft, strict=False))}
+            batch = {name: value for name, value in batch.items() if name != "whole"}  # what plans were made in has served
+            batch |= {"label": label, **dict(zip(("occupancy",), soft, strict=False))}
         elif "label" in batch and not annotated:
             image = batch["image"].to(torch.float32)
             image, label = self.held_out_synthesizer(image, batch["label"], batch["spacing_mm"], batch["uid"])

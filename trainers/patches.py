@@ -159,7 +159,8 @@ class PatchDataset(Dataset[Sample]):
 
         Returns:
             `uid`, `spacing_mm`, `case`, `start_vox`, `aimed`; `place`, its place in the bank, where the case is resident, else `image`
-            int16 HU and `label` uint8 `(1, i, j, k)`. With scope "volume" also `whole`, see `whole_of`.
+            int16 HU and `label` uint8 `(1, i, j, k)`. With scope "volume" also `whole`: `whole_box`, and its voxels
+            where they are not resident.
         """
         locator, place = self.locator, self.locator.locate(uid)
         case = locator.cases[place.case]
@@ -172,8 +173,7 @@ class PatchDataset(Dataset[Sample]):
             sample["place"] = torch.tensor([number, *place.start_vox])
         if self.scope == "volume":
             box = whole_box(case, place.start_vox, locator.patch_vox)
-            read = box is not None and number is None
-            sample["whole"] = box, (read_patch(locator.manifest, case, *box) if box is not None and read else None)
+            sample["whole"] = box, None if box is None or number is not None else read_patch(locator.manifest, case, *box)
         return sample
 
 
@@ -189,17 +189,16 @@ class ResumableLoader(DataLoader[Sample]):
 
 
 def whole_box(case: Case, start_vox: Vox, patch_vox: Sequence[int]) -> tuple[Vox, Vox] | None:
-    """First voxel and size of the box that a plan for the whole organ is made in; None where the patch holds nothing of the organ's box.
+    """First voxel and size of the box that a plan for the whole organ is made in; None where the patch holds nothing of it.
 
     The organ with a margin rather than the scan: whatever a plan asks is of the organ, and a scan has some ten times the voxels.
     """
-    first, end = case.organ_bbox_vox
+    margin = [round(WHOLE_MARGIN_MM / spacing) for spacing in case.spacing_mm]
+    first = [max(0, a - m) for a, m in zip(case.organ_bbox_vox[0], margin, strict=True)]
+    end = [min(n, b + m) for b, m, n in zip(case.organ_bbox_vox[1], margin, case.shape, strict=True)]
     if any(s >= b or s + n <= a for s, n, a, b in zip(start_vox, patch_vox, first, end, strict=True)):
         return None
-    margin = [round(WHOLE_MARGIN_MM / spacing) for spacing in case.spacing_mm]
-    i, j, k = (max(0, a - m) for a, m in zip(first, margin, strict=True))
-    ends = [min(n, b + m) for b, m, n in zip(end, margin, case.shape, strict=True)]
-    return (i, j, k), (ends[0] - i, ends[1] - j, ends[2] - k)
+    return (first[0], first[1], first[2]), (end[0] - first[0], end[1] - first[1], end[2] - first[2])
 
 
 def _masks(manifest: Manifest, case: Case, begin: int, end: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -70,7 +70,10 @@ def test_the_whole_is_the_organ_with_a_margin(cache):
         low, high = case.organ_bbox_vox[0][axis], case.organ_bbox_vox[1][axis]
         assert first[axis] == max(0, low - 8)
         assert first[axis] + size[axis] == min(case.shape[axis], high + 8), "16 mm of 2 mm voxels"
-    assert whole_box(case, (0, 0, case.organ_bbox_vox[1][2]), (72, 60, 9)) is None
+    end = first[0] + size[0]
+    assert end < case.shape[0]
+    assert whole_box(case, (end - 1, 0, 0), PATCH_VOX) == (first, size)
+    assert whole_box(case, (end, 0, 0), PATCH_VOX) is None
     step = SynthesisStep(TumorSynthesizer("liver", prob=1.0, scope="volume").train(), soft_labels=True)
     image, label = torch.rand(1, 1, 8, 8, 8), torch.ones(1, 1, 8, 8, 8, dtype=torch.uint8)
     out = step.of_wholes(image, label, [SPACING_MM], torch.tensor([0]), [None])
