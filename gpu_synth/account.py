@@ -7,8 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
-from gpu_synth.kernels.tissue import tissue
+from gpu_synth.kernels._organ_field import QUARTERS
+from gpu_synth.kernels.tissue import excess, tissue
+from gpu_synth.lesion_plan import LesionPlan
+from gpu_synth.plan_base import Plan
 
 if TYPE_CHECKING:
     from gpu_synth.render import Render
@@ -34,9 +38,10 @@ def _of_sample(render: "Render", sample: int) -> list[dict[str, Any]]:
     if not number.any():
         return []
     healthy, label = (x[sample].detach().cpu() for x in (render.healthy, render.label))
-    drop = (healthy.double() - render.image[sample].detach().cpu().double())[0].numpy()
     organ = torch.where(label == render.tumor_label, render.organ_label, label.to(torch.int64))
     _, noise_hu, vessel, _ = tissue(healthy, organ, render.organ_label, spacing_mm)
+    before = healthy.double() - _foreign_hu(render.plan, sample, healthy, organ, render.organ_label)
+    drop = (before - render.image[sample].detach().cpu().double())[0].numpy()
     depth_mm, vessel_mm = _distance_mm(label[0].numpy() == 0, spacing_mm), _distance_mm(vessel[0].numpy() > 0, spacing_mm)
     out = []
     for lesion, box in enumerate(ndimage.find_objects(number), start=1):
@@ -56,6 +61,14 @@ def _of_sample(render: "Render", sample: int) -> list[dict[str, Any]]:
             record[name] = None if distance_mm is None else float(distance_mm[box][inside].min())
         out.append(record)
     return out
+
+
+def _foreign_hu(plan: Plan, sample: int, healthy: Tensor, organ: Tensor, organ_label: int) -> Tensor | float:
+    """What vessels and fat, whose place lesions took, had added to the organ."""
+    if not isinstance(plan, LesionPlan) or plan.foreign_hu is None:
+        return 0.0
+    organ_hu, foreign_hu = (x[sample : sample + 1].cpu() for x in (plan.organ_hu, plan.foreign_hu))
+    return excess(healthy, organ, organ_label, organ_hu, foreign_hu, plan.spacing_mm[sample]) / QUARTERS
 
 
 def _distance_mm(what: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> NDArray[np.float64] | None:

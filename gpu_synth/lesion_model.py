@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._columns import Trait
+from gpu_synth.kernels._organ_field import smoothing_vox
 from gpu_synth.kernels._seedbed import BALL
 from gpu_synth.kernels.cirrhosis import cirrhosis
 from gpu_synth.kernels.growth import growth, steps_for
-from gpu_synth.kernels.lesion import paint_
+from gpu_synth.kernels.lesion import paint_, reach_mm
 from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
 from gpu_synth.kernels.tissue import excess, tissue
 from gpu_synth.kernels.traits import Traits, traits
@@ -60,7 +61,7 @@ def _sample(
     """Tissue ▶ traits ▶ sites ▶ growth, for samples of one spacing."""
     labels = (synth.organ_label, synth.tumor_label)
     sought = preset.avoid_vessels or preset.displace_vessels or preset.growth
-    organ_hu, noise_hu, vessel, vessel_hu = tissue(image, label, synth.organ_label, spacing[0], sought, backend)
+    organ_hu, noise_hu, vessel, foreign_hu = tissue(image, label, synth.organ_label, spacing[0], sought, backend)
     drawn = _drawn(synth, preset, uid, organ_hu, noise_hu, wishes, backend)
     lesion, maps = drawn.lesion, Maps(label, vessel if preset.avoid_vessels else None, wishes.weights(label, synth.organ_label))
     wanted = Wanted(lesion, drawn.active, wishes.given_vox(uid.device))
@@ -90,7 +91,7 @@ def _sample(
         organ_hu=organ_hu,
         noise_hu=noise_hu,
         cirrhosis=drawn.cirrhosis * any_placed[:, None] if preset.cirrhosis_prob > 0 else None,
-        vessel_hu=vessel_hu if preset.displace_vessels else None,
+        foreign_hu=foreign_hu if preset.displace_vessels else None,
         **grown,
     )
 
@@ -136,8 +137,8 @@ def render_lesions(
             new_image, new_label = warp(new_image, new_label, *moved, organ_label, spacing_mm, origin_vox, backend)
             lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
             grown = part.grown(origin_vox, new_label.shape[1:])
-            vessels = _displaced(new_image, new_label, part, organ_label, backend)
-            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown, vessels)
+            foreign = _displaced(new_image, new_label, part, origin_vox, organ_label, backend)
+            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown, foreign)
             made = (new_image, new_label, painted.number, painted.occupancy)
             for parts, new in zip((images, labels, numbers, occupancies), made, strict=True):
                 parts.append(new)
@@ -146,11 +147,29 @@ def render_lesions(
     return Render(new_images, new_labels, number, plan, image, organ_label, tumor_label, occupancy)
 
 
-def _displaced(image: Tensor, label: Tensor, plan: LesionPlan, organ_label: int, backend: str) -> Tensor | None:
-    """What vessels add to the organ, whose place lesions take; None where there are none."""
-    if plan.vessel_hu is None or (looks_at_values(backend, image.device) and not (plan.vessel_hu[plan.active.any(1)] > 0).any()):
+def _displaced(image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, backend: str) -> Tensor | None:
+    """What vessels and fat add to the organ, whose place lesions take; where values are looked at, around the lesions alone."""
+    if plan.foreign_hu is None:
         return None
-    return excess(image, label, organ_label, plan.organ_hu, plan.vessel_hu, plan.spacing_mm[0], backend)
+    known = (organ_label, plan.organ_hu, plan.foreign_hu, plan.spacing_mm[0], backend)
+    if not looks_at_values(backend, image.device):
+        return excess(image, label, *known)
+    box = (slice(None), *_around(plan, origin_vox, image.shape[1:]))
+    out = torch.zeros(image.shape, dtype=torch.int16, device=image.device)
+    if image[box].numel():
+        out[box] = excess(image[box], label[box], *known)
+    return out
+
+
+def _around(plan: LesionPlan, origin_vox: Sequence[int], shape_vox: Sequence[int]) -> list[slice]:
+    """Voxels that a plan's lesions reach, and those that are smoothed into them. Reads the plan."""
+    spacing_mm = torch.tensor(plan.spacing_mm[0])
+    far_vox = reach_mm(plan.lesion)[plan.active][:, None] / spacing_mm + torch.tensor(smoothing_vox(plan.spacing_mm[0])) + 1
+    centre_vox = plan.centre_vox[plan.active] - torch.tensor(origin_vox)
+    if not len(centre_vox):
+        return [slice(0, 0)] * 3
+    ends = (centre_vox - far_vox).amin(0).tolist(), (centre_vox + far_vox).amax(0).tolist()
+    return [slice(min(n, max(0, int(low))), min(n, max(0, int(high) + 2))) for low, high, n in zip(*ends, shape_vox, strict=True)]
 
 
 def _diseased(

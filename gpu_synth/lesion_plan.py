@@ -50,8 +50,8 @@ class LesionPlan(Plan):
         grown_stop: When each had its volume.
         cirrhosis: How far a cirrhotic organ's surface waves, in mm, and HU of its nodules (standard deviations); zeros of any other. None
             where no organ can be.
-        vessel_hu: How much brighter than the organ vessels are that lesions take the place of, at least; 0 where a scan shows none. None
-            where they shine through.
+        foreign_hu: How much brighter than the organ vessels are that lesions take the place of, at least, 0 where a scan shows none; and
+            how much darker fat is. None where both shine through.
     """
 
     kinds: tuple[str, ...]
@@ -60,7 +60,7 @@ class LesionPlan(Plan):
     organ_hu: Float[Tensor, " b"]
     noise_hu: Float[Tensor, " b"]
     cirrhosis: Float[Tensor, "b 2"] | None = None
-    vessel_hu: Float[Tensor, " b"] | None = None
+    foreign_hu: Float[Tensor, "b 2"] | None = None
     grown_time: Int[Tensor, "b i j k"] | None = None
     grown_number: Int[Tensor, "b i j k"] | None = None
     grown_stop: Int[Tensor, "b slots"] | None = None

@@ -35,7 +35,8 @@ class LesionPreset:
         apart_mm: Distance between lesions; below −1000 they may merge.
         avoid_vessels: Whether lesions keep away from vessels, in scans that show them.
         avoid_vessels_to_mm: Radius up to which they do; larger ones lie anywhere.
-        displace_vessels: Whether lesions take the place of vessels that they lie over; else these shine through.
+        displace_vessels: Whether lesions take the place of vessels that they lie over, and of fat that the mask holds; else these shine
+            through.
         inside_share: Least share of the ball that a lesion reaches that lies in the organ.
         cluster_prob: Probability that a scan's lesions lie near the first of them.
         cluster_mm: How near: from its ball to their centres.

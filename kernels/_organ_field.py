@@ -96,6 +96,11 @@ def _smooth(field: Int[Tensor, "b i j k"], spacing_mm: Sequence[float]) -> Int[T
     return field
 
 
+def smoothing_vox(spacing_mm: Sequence[float]) -> list[int]:
+    """How far the smoothing reaches along i, j, k."""
+    return [len(_weights(spacing)) - 1 for spacing in spacing_mm]
+
+
 def _weights(spacing_mm: float) -> list[int]:
     """Weights of distances 0, 1, … voxels: a Gaussian's, rounded, and what is missing to 2⁵ in the middle."""
     sigma_vox = SIGMA_MM / spacing_mm

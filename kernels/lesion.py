@@ -168,11 +168,10 @@ class _Seen(NamedTuple):
 
 
 def _box(row: Tensor, centre_vox: Tensor, active: Tensor, spacing_mm: Sequence[float], label: Tensor) -> list[tuple[int, int]]:
-    """Voxels that a lesion can reach: its longest axis, as far as its outline goes, and its edge; everything where nothing is looked at."""
+    """Voxels that a lesion can reach; everything where nothing is looked at."""
     if not _host.on_host(label.device):
         return [(0, n) for n in label.shape[1:]]
-    values = row.tolist()
-    far = max(values[Trait.AXES : Trait.AXES + 3]) * values[Trait.REACH] + float(_beyond_mm(row)) if active else -1.0
+    far = float(reach_mm(row)) if active else -1.0
     ends = []
     for at, spacing, n in zip(centre_vox.tolist(), spacing_mm, label.shape[1:], strict=True):
         start = min(n, max(0, math.floor(at - far / spacing)))
@@ -189,11 +188,16 @@ def _offsets(box: list[tuple[int, int]], centre_vox: Tensor, spacing_mm: Sequenc
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
-def _beyond_mm(row: Tensor) -> Tensor:
+def reach_mm(lesion: Float[Tensor, "... traits"]) -> Float[Tensor, "..."]:
+    """How far from its centre a lesion changes anything: its longest axis, as far as its outline goes, and what is beyond."""
+    return lesion[..., Trait.AXES : Trait.AXES + 3].amax(-1) * lesion[..., Trait.REACH] + _beyond_mm(lesion)
+
+
+def _beyond_mm(lesion: Tensor) -> Tensor:
     """How far beyond the surface a lesion changes anything: its edge, its capsule, its halo."""
-    capsule_mm = torch.where(row[Trait.CAPSULE] != 0, FAR_SIGMAS * row[Trait.CAPSULE_MM], 0.0)
-    halo_mm = torch.where(row[Trait.HALO] != 0, row[Trait.HALO_MM], 0.0)
-    return torch.maximum(FAR_SIGMAS * row[Trait.EDGE], torch.maximum(capsule_mm, halo_mm))
+    capsule_mm = torch.where(lesion[..., Trait.CAPSULE] != 0, FAR_SIGMAS * lesion[..., Trait.CAPSULE_MM], 0.0)
+    halo_mm = torch.where(lesion[..., Trait.HALO] != 0, lesion[..., Trait.HALO_MM], 0.0)
+    return torch.maximum(FAR_SIGMAS * lesion[..., Trait.EDGE], torch.maximum(capsule_mm, halo_mm))
 
 
 def _seen(row: Tensor, wave: Tensor, offset_mm: Tensor) -> _Seen:

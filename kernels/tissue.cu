@@ -124,13 +124,19 @@ vessel_kernel(unsigned char* vessel, int* seen, const short* value, const int* t
     if (threadIdx.x == 0 && found) atomicAdd(&seen[blockIdx.y], found);
 }
 
-// By how much vessels are brighter than the organ, in place of the field: one voxel a thread, blocks (chunks, samples). Half of the
-// threshold is nothing, the threshold all. Bytes: 4 read, 2 written a voxel.
+// By how much vessels are brighter than the organ, and fat in it darker, in place of the field: one voxel a thread, blocks (chunks,
+// samples). Half of the threshold is nothing, the threshold all. Bytes: 4 read, 2 written a voxel.
 extern "C" __global__ void __launch_bounds__(THREADS)
 excess_kernel(short* field, const short* value, const int* threshold, long long voxels) {
     const long long voxel = blockIdx.x * (long long)THREADS + threadIdx.x, at = blockIdx.y * voxels + voxel;
     if (voxel >= voxels) return;
-    const int all = threshold[blockIdx.y], above = max((int)field[at] - SMOOTH_MOST, 0);
-    const int share = min(max(2 * value[at] - all, 0), all);
-    field[at] = field[at] == UNKNOWN ? (short)0 : (short)((value[at] + above) * share / max(all, 1));
+    if (field[at] == UNKNOWN) {
+        field[at] = 0;
+        return;
+    }
+    const bool dark = value[at] < 0;
+    const int all = threshold[2 * blockIdx.y + dark], size = abs((int)value[at]);
+    const int beyond = max((dark ? -field[at] : field[at]) - SMOOTH_MOST, 0), share = min(max(2 * size - all, 0), all);
+    const int out = (size + beyond) * share / max(all, 1);
+    field[at] = (short)(dark ? -out : out);
 }

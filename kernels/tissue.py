@@ -61,13 +61,14 @@ class Tissue(NamedTuple):
         organ_hu: Median HU of the organ's voxels; 0 where there are none.
         noise_hu: SD of the noise in the organ, HU; 0 where no voxel has four neighbours in it.
         vessel: 1 where a vessel runs, in the organ; all zero where the scan shows none.
-        vessel_hu: How much brighter than the organ, smoothed, a vessel is at least; 0 where the scan shows none.
+        foreign_hu: How much brighter than the organ, smoothed, a vessel is at least, 0 where the scan shows none; and how much darker what
+            is no tissue of the organ either, such as fat in a fissure that the mask holds.
     """
 
     organ_hu: Float[Tensor, " b"]
     noise_hu: Float[Tensor, " b"]
     vessel: UInt8[Tensor, "b i j k"]
-    vessel_hu: Float[Tensor, " b"]
+    foreign_hu: Float[Tensor, "b 2"]
 
 
 def tissue(
@@ -108,7 +109,7 @@ def _tissue_cuda(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     lags = _lags(NOISE_LAG_MM, spacing_mm, shape)
     extents = [np.int32(n) for n in shape]
     _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *map(np.int32, lags), *extents))
-    vessel, vessel_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, device=device)
+    vessel, foreign_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, 2, device=device)
     if vessels:
         smooth = smooth_cuda(field, spacing_mm)
         lags = _lags(LEFT_LAG_MM, spacing_mm, shape)
@@ -117,8 +118,8 @@ def _tissue_cuda(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
         threshold = _threshold(of_left).to(torch.int32)
         _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, smooth, threshold, np.int64(voxels)))
         vessel.mul_(shown := _shown(seen, counts))
-        vessel_hu = (threshold * shown)[:, 0, 0, 0] / QUARTERS
-    return Tissue(organ_hu.to(torch.float32), _noise_hu(of_noise).to(torch.float32), vessel, vessel_hu)
+        foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0] / QUARTERS
+    return Tissue(organ_hu.to(torch.float32), _noise_hu(of_noise).to(torch.float32), vessel, foreign_hu)
 
 
 def tissue_torch(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Sequence[float], vessels: bool) -> Tissue:
@@ -128,15 +129,15 @@ def tissue_torch(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     organ_hu = _organ_hu(counts)
     field = field_of(value, known, organ_hu)
     noise_hu = _noise_hu(_residuals(field, known, _lags(NOISE_LAG_MM, spacing_mm, field.shape[1:])))
-    vessel, vessel_hu = torch.zeros(field.shape, dtype=torch.uint8, device=field.device), torch.zeros(len(field), device=field.device)
+    vessel, foreign_hu = torch.zeros(field.shape, dtype=torch.uint8, device=field.device), torch.zeros(len(field), 2, device=field.device)
     if vessels:
         smooth = smooth_of_organ(field, known, spacing_mm)
         threshold = _threshold(_residuals(smooth, known, _lags(LEFT_LAG_MM, spacing_mm, field.shape[1:])))
         vessel = smooth.gt(threshold).logical_and_(known).to(torch.uint8)
         seen = torch.stack([of_sample.count_nonzero() for of_sample in vessel])
         vessel.mul_(shown := _shown(seen, counts))
-        vessel_hu = (threshold * shown)[:, 0, 0, 0] / QUARTERS
-    return Tissue(organ_hu.to(torch.float32), noise_hu.to(torch.float32), vessel, vessel_hu)
+        foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0] / QUARTERS
+    return Tissue(organ_hu.to(torch.float32), noise_hu.to(torch.float32), vessel, foreign_hu)
 
 
 def excess(
@@ -144,13 +145,13 @@ def excess(
     label: Int[Tensor, "b i j k"],
     organ_label: int,
     organ_hu: Float[Tensor, " b"],
-    vessel_hu: Float[Tensor, " b"],
+    foreign_hu: Float[Tensor, "b 2"],
     spacing_mm: Sequence[float],
     backend: str = "torch",
 ) -> Int16[Tensor, "b i j k"]:
-    """Measure by how much vessels are brighter than the organ around them, in quarters of an HU; 0 elsewhere.
+    """Measure by how much vessels are brighter than the organ, and fat in it darker, in quarters of an HU; 0 elsewhere.
 
-    It is what `tissue` smooths, from half of `vessel_hu` on more and more of it, from `vessel_hu` on all; and all that is above 128 HU.
+    It is what `tissue` smooths, from half of `foreign_hu` on more and more of it, from `foreign_hu` on all; and all that is beyond 128 HU.
     Taken away, it leaves the organ with its noise, which the smoothing does not see.
 
     Args:
@@ -158,35 +159,39 @@ def excess(
         label: Labels, any integer type.
         organ_label: Number of the organ.
         organ_hu: As `tissue` found it.
-        vessel_hu: As `tissue` found it.
+        foreign_hu: As `tissue` found it.
         spacing_mm: Voxel spacing along i, j, k, of all samples.
         backend: "torch" or "cupy".
     """
-    return (_excess_cuda if backend == "cupy" else excess_torch)(image, label, organ_label, organ_hu, vessel_hu, spacing_mm)
+    return (_excess_cuda if backend == "cupy" else excess_torch)(image, label, organ_label, organ_hu, foreign_hu, spacing_mm)
 
 
 def _excess_cuda(
-    image: Tensor, label: Tensor, organ_label: int, organ_hu: Tensor, vessel_hu: Tensor, spacing_mm: Sequence[float]
+    image: Tensor, label: Tensor, organ_label: int, organ_hu: Tensor, foreign_hu: Tensor, spacing_mm: Sequence[float]
 ) -> Tensor:
     image, label = image.contiguous(), label.contiguous()
     field = field_cuda(image, label, organ_hu, organ_label)
     smooth, voxels = smooth_cuda(field, spacing_mm), image[0].numel()
-    threshold = (vessel_hu * QUARTERS).to(torch.int32)
+    threshold = (foreign_hu * QUARTERS).to(torch.int32)
     grid = (-(-voxels // THREADS), len(image), 1)
     _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, smooth, threshold, np.int64(voxels)))
     return field
 
 
 def excess_torch(
-    image: Tensor, label: Tensor, organ_label: int, organ_hu: Tensor, vessel_hu: Tensor, spacing_mm: Sequence[float]
+    image: Tensor, label: Tensor, organ_label: int, organ_hu: Tensor, foreign_hu: Tensor, spacing_mm: Sequence[float]
 ) -> Tensor:
     """Twin of the kernels."""
     value, known = known_hu(image, label, organ_label)
     field = field_of(value, known, organ_hu)
-    above = (field - SMOOTH_MOST).clamp_min_(0)
-    smooth, threshold = smooth_of_organ(field, known, spacing_mm), (vessel_hu * QUARTERS).to(torch.int32)[:, None, None, None]
-    share = (2 * smooth - threshold).clamp_min_(0).minimum(threshold)
-    return ((smooth + above) * share).floor_divide_(threshold.clamp_min(1)).mul_(known).to(torch.int16)
+    beyond = field - field.clamp(-SMOOTH_MOST, SMOOTH_MOST)
+    smooth, threshold = smooth_of_organ(field, known, spacing_mm), (foreign_hu * QUARTERS).to(torch.int32)[:, :, None, None, None]
+    dark = smooth < 0
+    beyond = torch.where(dark, -beyond, beyond).clamp_min_(0)
+    threshold, size = torch.where(dark, threshold[:, 1], threshold[:, 0]), smooth.abs()
+    share = (2 * size - threshold).clamp_min_(0).minimum(threshold)
+    out = ((size + beyond) * share).floor_divide_(threshold.clamp_min_(1)).mul_(known).to(torch.int16)
+    return torch.where(dark, -out, out)
 
 
 def _counts(value: Tensor, known: Tensor, first: int = 0) -> Int[Tensor, "b bins"]:

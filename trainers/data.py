@@ -18,12 +18,13 @@ from gpu_synth.plan_base import Scope
 from gpu_synth.trainers.augment import Augmentation, window
 from gpu_synth.trainers.bank import VolumeBank, check_budget
 from gpu_synth.trainers.patches import PatchDataset, PatchLocator, PatchPolicy, ResumableLoader, Sample
+from gpu_synth.trainers.sampling import ScanSampler, leave_signals, rank_and_world
 from gpu_synth.trainers.step import SynthesisStep
 
 HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
 
-# what a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16
-HOST = ("spacing_mm", "affine", "path", "case", "start_vox", "whole")
+# What a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16.
+HOST = ("spacing_mm", "affine", "path", "repeated", "case", "start_vox", "whole")
 
 
 class HeldOutDataset(Dataset[Sample]):
@@ -42,14 +43,15 @@ class HeldOutDataset(Dataset[Sample]):
         return len(self.cases)
 
     def __getitem__(self, number: int) -> Sample:
-        """Read a case: as `PatchDataset`."""
-        case = self.cases[number]
-        if self.margin_mm is None:
-            return _sample(self.manifest, case, (0, 0, 0), case.shape, HELD_OUT_UID + number)
-        margin = [round(self.margin_mm / spacing) for spacing in case.spacing_mm]
-        start = [max(0, first - m) for first, m in zip(case.organ_bbox_vox[0], margin, strict=True)]
-        end = [min(n, last + m) for last, m, n in zip(case.organ_bbox_vox[1], margin, case.shape, strict=True)]
-        return _sample(self.manifest, case, start, [b - a for a, b in zip(start, end, strict=True)], HELD_OUT_UID + number)
+        """Read a case, as `PatchDataset` does; and whether it is `repeated`, see `ScanSampler`."""
+        repeated, case = number >= len(self.cases), self.cases[number := number % len(self.cases)]
+        start, end = [0, 0, 0], list(case.shape)
+        if self.margin_mm is not None:
+            margin = [round(self.margin_mm / spacing) for spacing in case.spacing_mm]
+            start = [max(0, first - m) for first, m in zip(case.organ_bbox_vox[0], margin, strict=True)]
+            end = [min(n, last + m) for last, m, n in zip(case.organ_bbox_vox[1], margin, case.shape, strict=True)]
+        size = [b - a for a, b in zip(start, end, strict=True)]
+        return {**_sample(self.manifest, case, start, size, HELD_OUT_UID + number), "repeated": repeated}
 
 
 class ScanDataset(Dataset[Sample]):
@@ -185,8 +187,6 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Patches of this rank, from where the run is."""
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self.bank = self.bank or VolumeBank(self.manifest, self.training, device, self.resident_gib)
         locator = PatchLocator(self.manifest, self.training, self.patch_vox, self.seed, self.policy)
@@ -198,9 +198,10 @@ class SynthesisDataModule(pl.LightningDataModule):
             PatchDataset(locator, self.bank.resident, self.scope),
             self.batch_size,
             collate_fn=collate,
-            sampler=OrdinalSampler(self, rank, world),
+            sampler=OrdinalSampler(self, *rank_and_world(self.trainer)),
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=leave_signals,
             pin_memory=torch.cuda.is_available(),
             drop_last=True,
         )
@@ -225,7 +226,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         return self._whole_scans(manifest, manifest.cases)
 
     def _whole_scans(self, manifest: Manifest, cases: Sequence[Case]) -> DataLoader[Sample]:
-        return DataLoader(HeldOutDataset(manifest, cases, self.val_margin_mm), collate_fn=collate, num_workers=min(1, self.num_workers))
+        scans = HeldOutDataset(manifest, cases, self.val_margin_mm)
+        sampler, workers = ScanSampler(scans, *rank_and_world(self.trainer)), min(1, self.num_workers)
+        return DataLoader(scans, sampler=sampler, collate_fn=collate, num_workers=workers, worker_init_fn=leave_signals)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """CT files."""

@@ -6,15 +6,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
 
+from gpu_synth.trainers.checkpoint import Found, LastCheckpoint, WholeCheckpointIO, newest_checkpoint, read_checkpoint
 from gpu_synth.trainers.data import SynthesisDataModule
+from gpu_synth.trainers.exact import SameOnAllRanks, SeedSteps
+from gpu_synth.trainers.logs import ContinuedCSVLogger
 from gpu_synth.trainers.module import SegmentationModule
 from gpu_synth.trainers.monitor import SynthesisMonitor
+
+ROOT = "runs"  # where runs lie that are not told where
 
 # What the libraries say of how this file calls them, or of each other.
 _NOT_FOR_USERS = (
@@ -22,7 +28,8 @@ _NOT_FOR_USERS = (
     ".*was deprecated in v4",  # jsonargparse, of Lightning's calls
     ".*skip_none parameter was deprecated",
     "Experiment logs directory .* exists and is not empty",  # TensorBoard's, which CSV shares
-    "The dirpath has changed",  # a run that goes on has a folder, and a best checkpoint, of its own
+    "Checkpoint directory .* exists and is not empty",  # a run goes on in its folder
+    "The dirpath has changed",  # a run that goes on from a path has a folder, and a best checkpoint, of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
@@ -34,40 +41,76 @@ class GpuSynthCLI(LightningCLI):
     wrote the checkpoint was told otherwise.
     """
 
+    _last: Found | None = None  # the run that goes on in its own folder
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what model and data share."""
+        """Link what model and data share; the options that are neither's."""
         parser.link_arguments("data.patch_vox", "model.patch_vox")
+        parser.add_argument("--compile", type=bool, default=False, help="Compile network and synthesis with torch.compile.")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; then again with the checkpoint's size of network as the default.
+        """Parse; then again with the checkpoint found that `last` means, and its size of network as the default.
 
         Raises:
-            ValueError: A size is given that is not the checkpoint's.
+            ValueError: The checkpoint is none, or a size is given that is not the checkpoint's.
         """
         super().parse_arguments(parser, args)
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
-        if not path or not Path(path).is_file():
-            return
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters", {}).get("size")
-        if stored is None:
-            return
-        parser.set_defaults({f"{subcommand}.model.size": stored})
-        super().parse_arguments(parser, args)
-        if (given := self.config[subcommand].model.size) != stored:
-            raise ValueError(f"model.size must be {stored!r}, as in {path}, got {given!r}; leave it out")
+        found = self._find_last(subcommand) if path == "last" else read_checkpoint(Path(path)) if path and Path(path).is_file() else None
+        if found is not None and found.size is not None:
+            parser.set_defaults({f"{subcommand}.model.size": found.size})
+            super().parse_arguments(parser, args)
+            if (given := self.config[subcommand].model.size) != found.size:
+                raise ValueError(f"model.size must be {found.size!r}, as in {found.path}, got {given!r}; leave it out")
+        if path == "last":
+            self.config[subcommand]["ckpt_path"] = None if found is None else str(found.path)
+
+    def _find_last(self, subcommand: str) -> Found | None:
+        """Find the newest checkpoint of the runs in `default_root_dir`, and say which it is; a training may begin without one."""
+        root = Path(self.config[subcommand].trainer.get("default_root_dir") or ROOT)
+        found, refused = newest_checkpoint(root)
+        say = rank_zero_only(print)
+        for reason in refused:
+            say(f"gpu-synth: passed over: {reason}")
+        if found is not None:
+            say(f"gpu-synth: going on from {found.path}, epoch {found.epoch}, step {found.step}")
+        elif subcommand == "fit":
+            say(f"gpu-synth: no checkpoint in {root}: a new run")
+        else:
+            raise ValueError(f"ckpt_path must name a checkpoint, got 'last', and there is none in {root}; set trainer.default_root_dir")
+        self._last = found if subcommand == "fit" else None
+        return found
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning's lets all that the checkpoint's training was told overrule the command line."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to TensorBoard and CSV, in one folder a run, unless the user names other loggers."""
+        """Write checkpoints as a whole; log to TensorBoard and CSV, in one folder a run, unless the user names other loggers."""
         config = self._get(self.config_init, "trainer", default={})
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
         if config.get("logger") is None:
-            root = config.get("default_root_dir") or "runs"
-            board = TensorBoardLogger(root, name=None)
-            kwargs["logger"] = [board, CSVLogger(root, name=None, version=board.version)]
+            kwargs["logger"] = _loggers(config.get("default_root_dir") or ROOT, self._last)
         return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Compile in place, so that the names of weights stay as they are."""
+        if self._get(self.config_init, "compile"):
+            self.model.network.compile()
+            self.datamodule.synthesis.synthesizer.compile()
+
+
+def _loggers(root: str, last: Found | None) -> list[TensorBoardLogger | CSVLogger]:
+    """Loggers of a new folder, or of the folder of a run that goes on."""
+    if last is None or last.version is None or not last.logged:
+        board = TensorBoardLogger(root, name=None)
+        return [board, CSVLogger(root, name=None, version=board.version)]
+    board = TensorBoardLogger(root, name=None, version=last.version, purge_step=last.logged["steps"])
+    return [board, ContinuedCSVLogger(root, last.version, last.logged)]
 
 
 def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
@@ -84,17 +127,16 @@ def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
         SynthesisDataModule,
         args=with_packaged_configs(arguments),
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [SynthesisMonitor(), LearningRateMonitor(), *checkpoints()]},
+        trainer_defaults={"callbacks": [SeedSteps(), SynthesisMonitor(), LearningRateMonitor(), SameOnAllRanks(), best_checkpoint()]},
         run=run,
     )
 
 
-def checkpoints() -> list[ModelCheckpoint]:
-    """`best.ckpt` by the tumour DSC of a validation, and `last.ckpt` after every epoch, whether it was validated or not."""
-    best = ModelCheckpoint(
+def best_checkpoint() -> ModelCheckpoint:
+    """`best.ckpt`, by the tumour DSC of a validation."""
+    return ModelCheckpoint(
         filename="best", monitor="val/dsc_tumor", mode="max", save_on_train_epoch_end=False, enable_version_counter=False
     )
-    return [best, ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)]
 
 
 def with_packaged_configs(arguments: Sequence[str]) -> list[str]:

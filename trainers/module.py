@@ -8,6 +8,8 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from jaxtyping import Float
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
@@ -37,6 +39,9 @@ class SegmentationModule(pl.LightningModule):
         warmup_share: Share of all steps over which the learning rate rises, before it falls along a cosine.
         overlap: Overlap of sliding windows.
         predict_dir: Where `predict` writes its segmentations.
+        ema_decay: Decay, a step, of an exponential moving average of the weights, by which validation and `test` then go, such as 0.999;
+            null: none.
+        gradient_checkpointing: Compute the encoder's activations again in the backward pass rather than keep them.
 
     Raises:
         ValueError: The size is unknown, or the network cannot work on such patches.
@@ -53,6 +58,8 @@ class SegmentationModule(pl.LightningModule):
         warmup_share: float = 0.025,
         overlap: float = 0.5,
         predict_dir: str = "predictions",
+        ema_decay: float | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if size not in FEATURE_SIZE:
@@ -61,11 +68,14 @@ class SegmentationModule(pl.LightningModule):
             raise ValueError(
                 f"patch_vox must be three multiples of {STRIDE_VOX}, one of them above it, got {list(patch_vox)}; try [64, 64, 32]"
             )
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"ema_decay must be between 0 and 1, got {ema_decay}; 0.999 is usual")
         self.save_hyperparameters()
         self.patch_vox = tuple(patch_vox)
         self.lr, self.weight_decay, self.warmup_share = lr, weight_decay, warmup_share
         self.overlap, self.predict_dir = overlap, Path(predict_dir)
-        self.network = SwinUNETR(in_channels=1, out_channels=CLASSES, feature_size=FEATURE_SIZE[size])
+        self.ema_decay = ema_decay
+        self.network = SwinUNETR(1, CLASSES, feature_size=FEATURE_SIZE[size], use_checkpoint=gradient_checkpointing)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True)
         self.soft_loss = DiceCELoss(softmax=True, squared_pred=True)  # of a share for each class
         self.scores = nn.ModuleDict({name: MeanMetric() for name in ("dsc_organ", "dsc_tumor", "dsc_tumor_empty")})
@@ -89,7 +99,7 @@ class SegmentationModule(pl.LightningModule):
         logits, label = self(batch["image"]), batch["label"]
         soft = "occupancy" in batch
         loss: Tensor = self.soft_loss(logits, soft_target(label, batch["occupancy"])) if soft else self.loss(logits, label)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -118,6 +128,24 @@ class SegmentationModule(pl.LightningModule):
         save_nifti(target, native.data, native.affine)
         return str(target)
 
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Average the weights, if asked to; what Swin UNETR has of buffers are constants."""
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        return [EMAWeightAveraging(decay=self.ema_decay, use_buffers=False)] if fits and self.ema_decay is not None else []
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to train on from an average without its weights, or the other way round.
+
+        Raises:
+            ValueError: The checkpoint is from a training with an average and this one has none, or the other way round.
+        """
+        averaged = "current_model_state" in checkpoint
+        if self.trainer.state.fn == TrainerFn.FITTING and averaged != (self.ema_decay is not None):
+            mend = "give the same as the training that wrote it" if averaged else "leave it out"
+            raise ValueError(
+                f"model.ema_decay must be {'given' if averaged else 'null'}, as for this checkpoint, got {self.ema_decay}; {mend}"
+            )
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; linear warm-up, then a cosine to zero, a step at a time."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
@@ -130,6 +158,8 @@ class SegmentationModule(pl.LightningModule):
     def _score(self, batch: dict[str, Any]) -> None:
         """Add a scan's DSC: the organ with its tumours; the tumours, apart where there are none (1 if none are predicted, else 0)."""
         predicted, label = self.segment(batch["image"]), batch["label"]
+        if any(batch.get("repeated", ())):  # another process scores it; this one takes part in what all do together
+            return
         for name, least in (("dsc_organ", 1), ("dsc_tumor", 2)):
             present = bool((label >= least).any())
             dsc = compute_dice((predicted >= least).float(), (label >= least).float(), ignore_empty=False)

@@ -29,6 +29,7 @@ class SynthesisMonitor(pl.Callback):
         self.step: SynthesisStep | None = None
         self.lesions, self.seconds, self.share = 0, 0.0, 0.0  # of the whole training so far
         self._all_step_seconds = 0.0
+        self._earlier = [0.0] * 4  # of this epoch, before the run went on: lesions, skipped, seconds in synthesis, seconds of steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the synthesis step."""
@@ -39,15 +40,32 @@ class SynthesisMonitor(pl.Callback):
         if len(found) != 1:
             raise ValueError(f"trainer must have one source of tumours, got {len(found)}; use SynthesisDataModule or SynthesizeTumors")
         self.step = found[0]
+        self._begin()  # a run that goes on in the middle of an epoch has no start of it
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's counts."""
+        self._begin()
         assert self.step is not None
-        synthesizer = self.step.synthesizer
-        self._before = (synthesizer.lesions, synthesizer.skipped, self.step.seconds())
         self.step.keep_example = self.pictures and trainer.is_global_zero
-        self._step_seconds = 0.0
+        self._earlier = [0.0] * 4
+
+    def _begin(self) -> None:
+        self._before, self._step_seconds = self._counted(), 0.0
         self._last = time.perf_counter()
+
+    def _counted(self) -> list[float]:
+        """Lesions, skipped samples and seconds of this process so far. Waits for the device."""
+        assert self.step is not None
+        return [self.step.synthesizer.lesions, self.step.synthesizer.skipped, self.step.seconds()]
+
+    def _epoch(self, trainer: pl.Trainer) -> list[float]:
+        """Sums over all processes, of this epoch: lesions, skipped, seconds in synthesis and of steps, lesions a second."""
+        mine = [now - before for now, before in zip(self._counted(), self._before, strict=True)]
+        mine = [x + y for x, y in zip([*mine, self._step_seconds], self._earlier, strict=True)]
+        mine.append(mine[0] / max(mine[2], 1e-9))
+        of_all = torch.tensor(mine, dtype=torch.float32, device=trainer.strategy.root_device)
+        numbers: list[float] = trainer.strategy.reduce(of_all, reduce_op="sum").tolist()
+        return numbers
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count a step's time."""
@@ -61,13 +79,7 @@ class SynthesisMonitor(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch."""
-        assert self.step is not None
-        synthesizer = self.step.synthesizer
-        now = (synthesizer.lesions, synthesizer.skipped, self.step.seconds())
-        lesions, skipped, seconds = (after - before for after, before in zip(now, self._before, strict=True))
-        mine = [lesions, skipped, lesions / max(seconds, 1e-9), seconds, self._step_seconds]
-        of_all = trainer.strategy.reduce(torch.tensor(mine, dtype=torch.float32, device=pl_module.device), reduce_op="sum")
-        lesions, skipped, rate, seconds, step_seconds = of_all.tolist()
+        lesions, skipped, seconds, step_seconds, rate = self._epoch(trainer)
         numbers = {
             "lesions_per_epoch": lesions,
             "lesions_per_second": rate,
@@ -78,10 +90,25 @@ class SynthesisMonitor(pl.Callback):
         self._all_step_seconds += step_seconds
         self.lesions, self.seconds = self.lesions + int(lesions), self.seconds + seconds
         self.share = self.seconds / max(self._all_step_seconds, 1e-9)
+        self._begin()
+        self._earlier = [0.0] * 4
+        folder = trainer.log_dir  # all ask for it, for the first tells the others
+        assert self.step is not None
         if self.step.example is not None:
-            self._log_picture(trainer)
+            self._log_picture(trainer, folder)
 
-    def _log_picture(self, trainer: pl.Trainer) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the counts of the epoch at hand and of the training, all processes together."""
+        epoch = self._epoch(trainer)[:4] if self.step is not None else [0.0] * 4
+        checkpoint[type(self).__name__] = {"epoch": epoch, "training": [self.lesions, self.seconds, self._all_step_seconds]}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from them; one process stands for all that were before."""
+        if (state := checkpoint.get(type(self).__name__)) is not None:
+            self._earlier = state["epoch"] if trainer.is_global_zero else [0.0] * 4
+            self.lesions, self.seconds, self._all_step_seconds = state["training"]
+
+    def _log_picture(self, trainer: pl.Trainer, log_dir: str | None) -> None:
         """Write the example as PNG beside the logs, and to TensorBoard where that is in use."""
         assert self.step is not None
         assert self.step.example is not None
@@ -89,8 +116,8 @@ class SynthesisMonitor(pl.Callback):
         epoch = trainer.current_epoch
         before, after, label = example.healthy.cpu().float(), example.image.cpu().float(), example.label.cpu()
         figure = slices_figure(before, after, label, example.spacing_mm, title=f"epoch {epoch}")
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir) / "synthesised"
+        if log_dir is not None:
+            folder = Path(log_dir) / "synthesised"
             folder.mkdir(parents=True, exist_ok=True)
             save_png(figure, folder / f"epoch{epoch:04d}.png")
         for logger in trainer.loggers:

@@ -86,7 +86,7 @@ MUTANTS = {
     "traits satellite": ("traits.cu", "slot - main_slots < satellites", "slot - main_slots <= satellites"),
     "lesion capsule": ("lesion.cu", "expf(-0.5f * across * across)", "expf(-across * across)"),
     "lesion barrier": ("lesion.cu", "+ item];\n        __syncthreads();", "+ item];"),
-    "tissue excess": ("tissue.cu", "min(max(2 * value[at] - all, 0), all)", "min(max(value[at], 0), all)"),
+    "tissue excess": ("tissue.cu", "min(max(2 * size - all, 0), all)", "min(size, all)"),
     "lesion vessel": ("lesion.cu", "0.25f * excess[at]", "0.5f * excess[at]"),
     "lesion reach": ("lesion.cu", "* row[REACH] + beyond_mm(row)", "* 0.7f + beyond_mm(row)"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),

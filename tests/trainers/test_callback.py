@@ -1,16 +1,20 @@
 """The callback: tumours in a module that knows nothing of them; and the monitor that tells what they cost."""
 
 import csv
+from contextlib import suppress
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from fit_runs import Stop
 from lightning.pytorch.loggers import CSVLogger
 from tiny_training import Recorder, data_of, trainer_of
 from torch.utils.data import DataLoader, Dataset
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.callback import SynthesizeTumors
+from gpu_synth.trainers.checkpoint import LastCheckpoint
+from gpu_synth.trainers.exact import SeedSteps
 from gpu_synth.trainers.monitor import SynthesisMonitor
 
 SHAPE = (32, 32, 24)
@@ -141,6 +145,31 @@ def test_a_soft_label_goes_into_the_batch(tmp_path):
 def test_a_missing_key_is_named_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match=r"batch must hold 'ct', got keys \['image', 'label', 'spacing_mm'\]"):
         fit(tmp_path, SynthesizeTumors(TumorSynthesizer(), image_key="ct"), Foreign())
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")  # every sample is like the other
+def test_a_run_stopped_between_micro_batches_goes_on_with_the_tumours_to_come(tmp_path):
+    """Workers read ahead: what was read but not trained on is not counted. The signal waits for the second micro-batch."""
+
+    def run(folder, *callbacks, **options):
+        callback, module = SynthesizeTumors(TumorSynthesizer("liver-hu2022", seed=2)), Recorder()
+        keep = [*callbacks, callback, SeedSteps(), LastCheckpoint()]
+        often = {"max_epochs": 2, "accumulate_grad_batches": 2, "limit_val_batches": 0, "enable_checkpointing": True}
+        trainer = trainer_of(folder, callbacks=keep, **often)
+        with suppress(SystemExit):
+            trainer.fit(module, DataLoader(Foreign(), batch_size=1, num_workers=2, prefetch_factor=2), **options)
+        return module, callback.step.synthesizer.get_extra_state()["counter"]
+
+    whole, counter = run(tmp_path / "whole")
+    assert counter == len(whole.seen) == 16
+    first, counter = run(tmp_path / "halves", Stop(batch=2))
+    assert counter == 5, "stopped before the fifth, when it was made already"
+    last = tmp_path / "halves" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["callbacks"]["SynthesizeTumors"]["counter"] == len(first.seen) == 4
+    second, _ = run(tmp_path / "halves", ckpt_path=last)
+    assert [batch["label"].sum() for batch in first.seen + second.seen] == [batch["label"].sum() for batch in whole.seen]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first.seen + second.seen, whole.seen, strict=True))
+    assert torch.equal(second.network.weight, whole.network.weight)
 
 
 @pytest.mark.parametrize("recorder", [Recorder, OnDevice])

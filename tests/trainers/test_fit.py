@@ -5,7 +5,8 @@ import pytest
 import torch
 from tiny_training import Recorder, data_of, trainer_of
 
-from gpu_synth.trainers.fit import checkpoints
+from gpu_synth.trainers.checkpoint import LastCheckpoint
+from gpu_synth.trainers.fit import best_checkpoint
 
 SCORES = {1: 0.2, 3: 0.6, 5: 0.4}  # by epoch: every second is validated
 
@@ -31,7 +32,8 @@ class Kill(pl.Callback):
 def fit(folder, data, callbacks=(), ckpt_path=None):
     """Six epochs of four steps; the checkpoints lie in checkpoints/."""
     module = Scored()
-    trainer = trainer_of(folder, max_epochs=6, check_val_every_n_epoch=2, enable_checkpointing=True, callbacks=[*callbacks, *checkpoints()])
+    keep = [*callbacks, best_checkpoint(), LastCheckpoint()]
+    trainer = trainer_of(folder, max_epochs=6, check_val_every_n_epoch=2, enable_checkpointing=True, callbacks=keep)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return module
 
