@@ -62,7 +62,7 @@ __device__ Seen seen_grown(const float* row, const float4* waves, int time, int 
 // Bytes: 1 read and 6 written a voxel, and image and label twice where it changes; operations: 36 waves a voxel in reach of a lesion.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 paint_kernel(void* image, void* label, short* numbers, float* occupancy, const float* centre_vox, const float* lesions, const bool* active,
-             const short* times, const short* grown, const short* stops, const short* excess, const long long* uids,
+             const short* times, const short* grown, const short* stops, const short* foreign, const long long* uids,
              unsigned long long seed, int image_kind, int label_kind, long long organ, long long tumor, int slots, int n_i, int n_j, int n_k, float mm_i,
              float mm_j, float mm_k, int origin_i, int origin_j, int origin_k) {
     __shared__ float rows[LISTED][TRAITS], centres[LISTED][3];
@@ -111,7 +111,7 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
     numbers[at] = inside ? (short)number : (short)0;
     occupancy[at] = inside ? best.held : 0.0f;
     if (!inside) return;
-    if (excess) best.change -= best.held * (0.25f * excess[at]);
+    if (foreign) best.change -= best.held * (0.25f * foreign[at]);
     if (best.change != 0.0f) add_to(image, at, image_kind, best.change);
     if (number) write_label(label, at, label_kind, tumor);
 }

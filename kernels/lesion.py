@@ -52,7 +52,7 @@ def paint_(
     tumor_label: int,
     backend: str = "torch",
     grown: Grown | None = None,
-    excess: Int[Tensor, "b i j k"] | None = None,
+    foreign: Int[Tensor, "b i j k"] | None = None,
 ) -> Painted:
     """Paint lesions into image and label, in place, inside the organ.
 
@@ -70,7 +70,8 @@ def paint_(
         tumor_label: Number of tumours.
         backend: "torch" or "cupy".
         grown: Lesions that have grown, in this array: their shape is what they invaded, not their outline.
-        excess: By how much vessels are brighter than the organ, see `tissue.excess`: lesions take their place. None: they shine through.
+        foreign: By how much vessels are brighter than the organ, and fat in its mask darker, in quarters of an HU, see `tissue.excess`:
+            lesions take their place. None: they shine through.
 
     Returns:
         Which lesion holds a voxel, and how much of the voxel is lesion. Of lesions over each other, the one in which a voxel lies deepest,
@@ -79,7 +80,7 @@ def paint_(
     Source: facts on effects: the capsule is a rim of 25 to 120 HU blurred by 0.8 voxels of 1 mm (Hu et al. 2023). All else is our choice.
     """
     run = _paint_cuda_ if backend == "cupy" else paint_torch_
-    return run(image, label, centre_vox, lesion, active, seed, uid, spacing_mm, origin_vox, organ_label, tumor_label, grown, excess)
+    return run(image, label, centre_vox, lesion, active, seed, uid, spacing_mm, origin_vox, organ_label, tumor_label, grown, foreign)
 
 
 def _paint_cuda_(
@@ -95,7 +96,7 @@ def _paint_cuda_(
     organ_label: int,
     tumor_label: int,
     grown: Grown | None,
-    excess: Tensor | None,
+    foreign: Tensor | None,
 ) -> Painted:
     b, ni, nj, nk = label.shape
     number = torch.empty(label.shape, dtype=torch.int16, device=label.device)
@@ -104,8 +105,8 @@ def _paint_cuda_(
     sizes = [np.int32(n) for n in (active.shape[1], ni, nj, nk)]
     place = [*(np.float32(spacing) for spacing in spacing_mm), *(np.int32(start) for start in origin_vox)]
     of_growth = [_launch.NULL] * 3 if grown is None else [x.contiguous() for x in (grown.time, grown.number, grown.stop)]
-    of_vessels = _launch.NULL if excess is None else excess.contiguous()
-    maps = (image, label, number, occupancy, centre_vox, lesion, active, *of_growth, of_vessels)
+    of_foreign = _launch.NULL if foreign is None else foreign.contiguous()
+    maps = (image, label, number, occupancy, centre_vox, lesion, active, *of_growth, of_foreign)
     arguments = (*maps, uid, _launch.key(seed), *kinds, *sizes, *place)
     _launch.launch("lesion", "paint_kernel", (-(-nk // 32), ni * -(-nj // 8), b), (256, 1, 1), arguments)
     return Painted(number, occupancy)
@@ -124,7 +125,7 @@ def paint_torch_(
     organ_label: int,
     tumor_label: int,
     grown: Grown | None,
-    excess: Tensor | None,
+    foreign: Tensor | None,
 ) -> Painted:
     """Twin of the kernel."""
     organ = label == organ_label
@@ -149,8 +150,8 @@ def paint_torch_(
                 field[of_sample] = torch.where(more, value, field[of_sample])
             first = (seen.depth > 0) & active[sample, slot] & (number[of_sample] == 0)
             number[of_sample] = torch.where(first, slot + 1, number[of_sample])
-    if excess is not None:
-        change -= occupancy * (excess / QUARTERS)
+    if foreign is not None:
+        change -= occupancy * (foreign / QUARTERS)
     occupancy.mul_(organ)
     number.mul_(organ)
     changed = image.to(torch.promote_types(image.dtype, torch.float32)).add(change).to(image.dtype)

@@ -56,35 +56,38 @@ class LastCheckpoint(Checkpoint):
                 f"every_minutes must be above 0 and every_steps at least 0, got {every_minutes} and {every_steps}; 10 and 0 are usual"
             )
         self.every_minutes, self.every_steps = every_minutes, every_steps
-        self._signal: int | None = None
-        self._leaves = False  # all processes together, with what they need written
+        self._signal = 0  # that this process got
+        self._leaves = 0  # the signal at which all processes leave together, once what they need is written
         self._before_validation = self._within_epoch = False  # where the checkpoint being written is taken
+        self._covered = True  # whether the last one written goes on with the validation that comes
         self._handlers: dict[int, Any] = {}
+        self._group: Any = None  # in which processes ask each other without waiting for their devices
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over from Lightning, which stops between micro-batches, or writes in the middle of a step."""
-        self._signal, self._leaves, self._written, self._step = None, False, time.monotonic(), trainer.global_step
-        self._says = trainer.is_global_zero
+        self._signal, self._leaves, self._written, self._step = 0, 0, time.monotonic(), trainer.global_step
+        self._says, self._covered = trainer.is_global_zero, True
+        if trainer.world_size > 1 and self._group is None:
+            self._group = torch.distributed.new_group(backend="gloo")
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write, where it is time and the optimiser has stepped."""
-        loop = trainer.fit_loop
+        loop, self._covered = trainer.fit_loop, False
         if loop._should_accumulate() or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
         validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type] # there is one in training
-        due = time.monotonic() - self._written >= 60 * self.every_minutes
-        due, self._leaves = _anywhere(trainer, due, self._signal is not None)
-        due |= self._leaves or validates or (self.every_steps > 0 and trainer.global_step % self.every_steps == 0)
+        late, self._leaves = self._most(trainer, time.monotonic() - self._written >= 60 * self.every_minutes, self._signal)
+        due = bool(late or self._leaves) or validates or (self.every_steps > 0 and trainer.global_step % self.every_steps == 0)
         if due and (validates or not trainer.is_last_batch):  # an epoch without validation ends in a moment, and is written then
             self._before_validation, self._within_epoch = validates, True
             self._write(trainer)
-            self._before_validation = self._within_epoch = False
+            self._before_validation, self._within_epoch, self._covered = False, False, validates
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write."""
-        self._leaves |= _anywhere(trainer, self._signal is not None)[0]
+        self._leaves = max(self._leaves, *self._most(trainer, self._signal))
         self._write(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -100,9 +103,9 @@ class LastCheckpoint(Checkpoint):
         self._leave(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        """Leave, if asked to: what was written before the validation is what a run goes on from."""
-        if self._handlers and not trainer.sanity_checking:
-            self._leaves |= _anywhere(trainer, self._signal is not None)[0]
+        """Leave, if asked to and the validation was written before: one between micro-batches was not, and the step's end is waited for."""
+        if self._handlers and self._covered and not trainer.sanity_checking:
+            self._leaves = max(self._leaves, *self._most(trainer, self._signal))
             self._leave(trainer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -138,10 +141,19 @@ class LastCheckpoint(Checkpoint):
     def _leave(self, trainer: pl.Trainer) -> None:
         if self._leaves and trainer.state.fn == TrainerFn.FITTING:
             # A launcher kills all processes where one that it started ends with another code than 0
-            raise SystemExit(128 + (self._signal or signal.SIGTERM) if trainer.is_global_zero else 0)
+            raise SystemExit(128 + self._leaves if trainer.is_global_zero else 0)
+
+    def _most(self, trainer: pl.Trainer, *here: int) -> list[int]:
+        """The greatest value of each in all processes."""
+        if trainer.world_size == 1:
+            return list(here)
+        values = torch.tensor(here, dtype=torch.int32)
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX, group=self._group)
+        most: list[int] = values.tolist()
+        return most
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        if self._signal:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -199,7 +211,7 @@ def newest_checkpoint(root: Path) -> tuple[Found | None, list[str]]:
     Returns:
         It, if there is one; and what is wrong with those that are newer.
     """
-    paths = [*root.glob(f"version_*/checkpoints/{NAME}"), *root.glob(f"checkpoints/{NAME}")]
+    paths = list(root.rglob(f"checkpoints/{NAME}"))  # whatever folders the loggers make
     refused: list[str] = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
@@ -207,11 +219,3 @@ def newest_checkpoint(root: Path) -> tuple[Found | None, list[str]]:
         except ValueError as error:
             refused.append(str(error))
     return None, refused
-
-
-def _anywhere(trainer: pl.Trainer, *here: bool) -> list[bool]:
-    """Whether each holds in any process; one process alone does not wait for its device."""
-    if trainer.world_size == 1:
-        return list(here)
-    counts = torch.tensor(here, dtype=torch.float32, device=trainer.strategy.root_device)
-    return [count > 0 for count in trainer.strategy.reduce(counts, reduce_op="sum").tolist()]

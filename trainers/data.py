@@ -15,7 +15,7 @@ from gpu_synth.plan_base import Scope
 from gpu_synth.trainers.augment import Augmentation, window
 from gpu_synth.trainers.bank import VolumeBank, check_budget
 from gpu_synth.trainers.patches import PatchDataset, PatchLocator, PatchPolicy, ResumableLoader, Sample
-from gpu_synth.trainers.sampling import ScanSampler, leave_signals, rank_and_world
+from gpu_synth.trainers.sampling import ScanSampler, end_workers_at_exit, leave_signals, rank_and_world
 from gpu_synth.trainers.scans import ScanDataset, find_scans
 from gpu_synth.trainers.step import SynthesisStep
 
@@ -162,6 +162,11 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.training = [case for case in cases if case not in held_out]
         if not self.training:
             raise ValueError(f"data_dir must hold a case that is not held out, got {[case.name for case in cases]}; prepare more scans")
+        limit = self.trainer.limit_train_batches if self.trainer and self.trainer.max_epochs != 1 else 1.0  # overfit_batches sets it, too
+        if stage == "fit" and limit != 1.0:
+            raise ValueError(
+                f"limit_train_batches must be 1.0 and overfit_batches 0, got {limit}; shorten epochs by --data.samples_per_epoch"
+            )
         world = self.trainer.world_size if self.trainer else 1
         if self.samples_per_epoch < world * self.batch_size:
             raise ValueError(
@@ -176,6 +181,7 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.bank = self.bank or VolumeBank(self.manifest, self.training, device, self.resident_gib)
         locator = PatchLocator(self.manifest, self.training, self.patch_vox, self.seed, self.policy)
         workers = self.num_workers
+        end_workers_at_exit()
         if len(self.bank.resident) == len(self.training):
             workers = 0
             warnings.filterwarnings("ignore", "The 'train_dataloader' does not have many workers")  # there is nothing to read

@@ -60,7 +60,7 @@ class GpuSynthCLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         found = self._find_last(subcommand) if path == "last" else read_checkpoint(Path(path)) if path and Path(path).is_file() else None
-        if found is None and subcommand == "predict":  # Lightning would predict with random weights
+        if found is None and subcommand in ("predict", "test", "validate"):  # Lightning would take random weights
             raise ValueError(f"ckpt_path must be a checkpoint of gpu-synth fit, got {path}; such as runs/version_0/checkpoints/last.ckpt")
         if found is not None:
             self._take(found, parser, args)

@@ -104,8 +104,14 @@ class SegmentationModule(pl.LightningModule):
         logits, label = self(batch["image"]), batch["label"]
         soft = "occupancy" in batch
         loss: Tensor = self.soft_loss(logits, soft_target(label, batch["occupancy"])) if soft else self.loss(logits, label)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)
+        self.log("train/loss", self._mean_where_logged(loss.detach()), prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def _mean_where_logged(self, loss: Tensor) -> Tensor:
+        """The mean over processes at steps that are logged; elsewhere this one's own, as to ask for it makes the host wait."""
+        trainer = self.trainer
+        logged = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined] # set in its constructor
+        return torch.as_tensor(trainer.strategy.reduce(loss, reduce_op="mean")) if logged and trainer.world_size > 1 else loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score a whole scan."""

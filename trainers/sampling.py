@@ -1,7 +1,10 @@
 """How held-out scans are shared out among processes, and what a worker process leaves to its parent."""
 
+import atexit
 import signal
 from collections.abc import Iterator, Sized
+from functools import cache
+from multiprocessing import active_children
 from typing import Any
 
 import lightning.pytorch as pl
@@ -37,6 +40,18 @@ def leave_signals(worker: int) -> None:
     for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@cache
+def end_workers_at_exit() -> None:
+    """Have workers that are still there when Python ends be killed: it would ask them by a signal that they leave, and wait without end."""
+
+    def kill() -> None:
+        for child in active_children():
+            if child.daemon:
+                child.kill()
+
+    atexit.register(kill)
 
 
 def rank_and_world(trainer: pl.Trainer | None) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from gpu_synth import TumorSynthesizer
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.plan_base import Spacing
 
+KEPT_EVENTS = 64  # pairs whose time is not yet taken: where nobody asks for it, they would pile up
 LEAST_ORGAN_MM3 = 4000.0  # a ball of 1 cm: patches that are not centred on organ and hold less of it are asked for nothing
 
 
@@ -104,6 +105,9 @@ class SynthesisStep:
         if events:
             events[1].record()
             self._events.append((events[0], events[1]))
+            while len(self._events) > KEPT_EVENTS and self._events[0][1].query():
+                begun, ended = self._events.pop(0)
+                self._seconds += begun.elapsed_time(ended) / 1000
         else:
             self._seconds += time.perf_counter() - begin
         if healthy is not None:

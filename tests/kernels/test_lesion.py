@@ -89,7 +89,7 @@ def test_lesions_take_the_place_of_vessels():
     rest = (centre, lesion, torch.ones(1, 1, dtype=torch.bool), 2, torch.arange(1), ONE_MM, (0, 0, 0), 1, 2)
     for vessel in (0.0, excess / 4):
         images.append(image + vessel)
-        out = paint_(images[-1], label.clone(), *rest, excess=excess if len(images) == 2 else None)
+        out = paint_(images[-1], label.clone(), *rest, foreign=excess if len(images) == 2 else None)
     torch.testing.assert_close(images[1] - images[0], excess / 4 * (1 - out.occupancy), rtol=0, atol=1e-3)
     assert (out.occupancy[excess > 0] > 0.99).sum() > 200
 
@@ -135,10 +135,10 @@ def test_kernel_paints_as_the_twin(device, dtype, shape, spacing_mm, origin_vox)
     twin_image, twin_label = image.clone(), label.clone()
     rest, uid = (spacing_mm, origin_vox, 1, 2), torch.tensor([0, 2**40, -3])
     excess = torch.randint(0, 300, label.shape, generator=generator, dtype=torch.int16)
-    twin = paint_(twin_image, twin_label, centre, lesion, active, 2, uid, *rest, excess=excess)
+    twin = paint_(twin_image, twin_label, centre, lesion, active, 2, uid, *rest, foreign=excess)
     kernel_image, kernel_label = image.to(device, copy=True), label.to(device, copy=True)
     there = on(device, (centre, lesion, active))
-    kernel = paint_(kernel_image, kernel_label, *there, 2, uid.to(device), *rest, "cupy", excess=excess.to(device))
+    kernel = paint_(kernel_image, kernel_label, *there, 2, uid.to(device), *rest, "cupy", foreign=excess.to(device))
     assert_same_labels(kernel_label, twin_label)
     assert_same_images(kernel_image, twin_image, 0.05 + 400 * torch.finfo(dtype).eps)
     assert (kernel.number.cpu() != twin.number).sum() <= max(2, 1e-4 * (twin.number > 0).sum())

@@ -183,12 +183,12 @@ def test_phantom_shows_vessels_with_contrast_only(phase):
 
 @pytest.mark.parametrize("contrast_hu", [40.0, 60.0, 300.0], ids=["faint", "venous", "artery"])
 def test_without_their_excess_vessels_are_organ(contrast_hu):
-    """Of a hard-edged tube of 3 voxels a Gaussian of 1 keeps ¾: so much is gone, all of its middle (40 voxels, 3 SD); noise stays."""
+    """Of a hard-edged tube of 3 voxels a Gaussian of 1 keeps ¾: so much goes, all of its middle (40 voxels, 3 SD); noise stays."""
     image, label, tube = tubes(contrast_hu=contrast_hu)
     known = tissue(image, label, 1, ONE_MM)
     more = excess(image, label, 1, known.organ_hu, known.foreign_hu, ONE_MM)[0] / 4
     left, tissue_alone = image[0] - more, (label[0] == 1) & ~tube
-    assert abs(left[tube].mean() - 100) < 0.3 * contrast_hu
+    assert abs(left[tube].mean() - 100) < 0.35 * contrast_hu
     assert abs(left[20, 25].mean() - 100) < 3 * 10 / 40**0.5 + 0.05 * contrast_hu
     assert abs(left[tissue_alone].mean() - 100) < 2.0 + 0.02 * contrast_hu
     far = tissue_alone & ~torch.nn.functional.max_pool3d(tube[None].float(), (9, 9, 1), 1, (4, 4, 0))[0].bool()
@@ -201,6 +201,18 @@ def test_a_scan_without_vessels_has_no_excess():
     known = tissue(image, label, 1, ONE_MM)
     assert known.foreign_hu[0, 0].item() == 0
     assert (excess(image, label, 1, known.organ_hu, known.foreign_hu, ONE_MM) > 0).sum() == 0
+
+
+@pytest.mark.parametrize("blur_vox", [0.0, 0.7, 1.2], ids=str)
+def test_noise_is_not_taken_for_anything(blur_vox):
+    """Noise of 30 HU, as it is in white, sharp and smooth scans, nothing else: 1 voxel in 50 at most is touched, the SD stays."""
+    noise = gaussian_filter(white((64, 64, 64)).double().numpy(), blur_vox, mode="wrap")
+    image = torch.from_numpy(100 + 30 * noise / noise.std()).float()[None]
+    known = tissue(image, all_organ(image), 1, ONE_MM)
+    less = excess(image, all_organ(image), 1, known.organ_hu, known.foreign_hu, ONE_MM) / 4
+    assert (less != 0).float().mean() < 0.02
+    assert abs(less.mean()) < 0.4
+    assert (image - less).std() == pytest.approx(30, rel=0.015)
 
 
 def test_fat_in_the_mask_is_taken_for_none_of_the_organ():

@@ -19,6 +19,7 @@ CASES = {
     "after-a-validation-within-an-epoch": (HALVES, {"batch": 4}, 5),
     "before-a-validation-within-an-epoch": (HALVES, {"batch": 2}, 3),
     "within-a-validation": (HALVES, {"validation": 2}, 9),
+    "within-a-validation-between-micro-batches": ({**ACCUMULATED, "trainer__val_check_interval": 3}, {"validation": 0}, 2),
     "at-an-error": ({"checkpoint__every_steps": 4}, {"batch": 10, "by": "error"}, 8),
     "workers": ({"data__num_workers": 2}, {"batch": 7}, 8),
     "averaged-weights": ({"model__ema_decay": 0.9, **HALVES}, {"batch": 3}, 4),

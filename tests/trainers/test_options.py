@@ -70,7 +70,7 @@ def test_a_compiled_run_has_the_names_and_the_samples_of_another_and_goes_on_as_
 
 
 def test_last_passes_over_what_is_not_whole_and_says_so(tmp_path):
-    runs = [tmp_path / f"version_{n}" / "checkpoints" / "last.ckpt" for n in range(3)]
+    runs = [tmp_path / f"{folder}/checkpoints/last.ckpt" for folder in ("version_0", "name_of_a_logger/version_0", "version_2")]
     for step, path in enumerate(runs):
         WholeCheckpointIO().save_checkpoint({"epoch": 0, "global_step": step}, path)
     runs[2].write_bytes(runs[2].read_bytes()[:200])
@@ -96,10 +96,12 @@ def test_what_cannot_be_saved_leaves_the_checkpoint_before_it(tmp_path):
     [
         (["fit", "--ckpt_path", "half.ckpt"], "ckpt_path must be a whole checkpoint, got half.ckpt: "),
         (["predict", "--ckpt_path", "last"], "ckpt_path must name a checkpoint, got 'last', and there is none in runs; set trainer."),
+        (["test"], "ckpt_path must be a checkpoint of gpu-synth fit, got None"),
+        (["fit", "--trainer.limit_train_batches", "4"], "limit_train_batches must be 1.0 and overfit_batches 0, got 4; shorten"),
         (["fit", "--model.ema_decay", "1.5"], "ema_decay must be between 0 and 1, got 1.5"),
         (["fit", "--checkpoint.every_minutes", "0"], "every_minutes must be above 0 and every_steps at least 0, got 0.0 and 0"),
     ],
-    ids=["half", "none", "decay", "minutes"],
+    ids=["half", "none", "random", "limit", "decay", "minutes"],
 )
 def test_mistakes_are_one_line(cache, tmp_path, monkeypatch, capsys, options, says):
     monkeypatch.chdir(tmp_path)
