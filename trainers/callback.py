@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.trainers.augment import Window
-from gpu_synth.trainers.augment import window as to_window
+from gpu_synth.trainers.intensity import Intensity
 from gpu_synth.trainers.step import SynthesisStep
 
 Key = str | int
@@ -26,8 +25,8 @@ class SynthesizeTumors(pl.Callback):
         spacing_mm: Spacing of all patches; None: the batch holds it under `spacing_key`.
         spacing_key: Where the loader's batch holds the spacing: numbers or a tensor, three or three a sample, or three tensors, one an
             axis, as a DataLoader collates triples. It is read on the host, before Lightning moves the batch to the device.
-        window_hu: The window that the batch's image is already scaled to [0, 1] from; it is undone before synthesis and done again
-            after it. What the window clipped stays clipped. None: the image is in HU.
+        intensity: What the image holds, if not HU: `Window(low_hu, high_hu)`, `ZScore(mean_hu, std_hu)` or `Inverse(to_hu, from_hu)` of
+            `gpu_synth.trainers.intensity`; it is undone before synthesis and done again after it.
         soft_key: Where a dict batch gets a soft label, the share of each voxel that is lesion, in [0, 1]; None: nowhere.
     """
 
@@ -38,12 +37,12 @@ class SynthesizeTumors(pl.Callback):
         label_key: Key = "label",
         spacing_mm: Sequence[float] | None = None,
         spacing_key: Key = "spacing_mm",
-        window_hu: Window | None = None,
+        intensity: Intensity | None = None,
         soft_key: str | None = None,
     ) -> None:
-        self.step, self.soft_key = SynthesisStep(synthesizer, soft_labels=soft_key is not None), soft_key
+        self.step, self.soft_key = SynthesisStep(synthesizer, soft_key is not None, intensity), soft_key
         self.image_key, self.label_key = image_key, label_key
-        self.spacing_mm, self.spacing_key, self.window_hu = spacing_mm, spacing_key, window_hu
+        self.spacing_mm, self.spacing_key = spacing_mm, spacing_key
         self._host_spacing_mm: Any = None  # of the batch on its way to the device
         self._restore: Callable[[], None] | None = None
 
@@ -78,10 +77,8 @@ class SynthesizeTumors(pl.Callback):
             raise ValueError(f"batch must be a dict for soft_key, got a {type(batch).__name__}; set soft_key to None")
         image, label = self._take(batch, self.image_key), self._take(batch, self.label_key)
         spacing_mm = self.spacing_mm if self.spacing_mm is not None else self._spacing_mm(batch)
-        low, high = self.window_hu or (0.0, 1.0)
-        image_hu = image * (high - low) + low if self.window_hu else image
-        new_image, new_label, *soft = self.step(image_hu, label, spacing_mm)
-        image.copy_(to_window(new_image, self.window_hu) if self.window_hu else new_image)
+        new_image, new_label, *soft = self.step(image, label, spacing_mm)
+        image.copy_(new_image)
         label.copy_(new_label)
         if self.soft_key is not None:
             batch[self.soft_key] = soft[0]
