@@ -9,6 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
+from adapted import SPACING_MM, scans
+
+from gpu_synth.trainers.intensity import Window
 
 EXAMPLES = sorted(Path(str(files("gpu_synth.trainers"))).glob("examples/*.py"))
 PAGE = Path(__file__).parents[2] / "trainers" / "README.md"
@@ -33,3 +37,31 @@ def test_an_example_is_short_and_named_like_no_package(example):
     assert len(example.read_text().splitlines()) <= 40
     assert example.stem not in {*packages_distributions(), *sys.stdlib_module_names}
     assert example.name in PAGE.read_text()
+
+
+def test_the_guide_runs_and_is_short():
+    (guide,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len([line for line in guide.splitlines() if line]) <= 15
+    window, seen, saved = Window(-175.0, 250.0), [], []
+    scope = {
+        "train_loader": [{"image": window.from_hu(scans().image), "label": scans().label}] * 2,
+        "device": "cpu",
+        "network": torch.nn.Conv3d(1, 3, 1),
+        "loss_of": lambda output, label: seen.append(label) or torch.nn.functional.cross_entropy(output, label[:, 0].long()),
+        "train_on": lambda loss: loss.backward(),
+        "save": saved.append,
+    }
+    exec(compile(guide.replace("(1.0, 1.0, 1.0)", str(SPACING_MM)), str(PAGE), "exec"), scope)
+    assert len(seen) == 2
+    assert all((label == 2).any() for label in seen)
+    assert saved[0]["synth"]["_extra_state"]["counter"] == 2 * len(scans().image)
+
+
+def test_files_and_names_of_the_page_exist():
+    text = PAGE.read_text()
+    assert all((PAGE.parent / name).is_file() for name in re.findall(r"\]\(([^)#]+)\)", text))
+    assert {f"trainers/examples/{path.name}" for path in EXAMPLES} <= {
+        f"trainers/{name}" for name in re.findall(r"\]\((examples/[^)]+)\)", text)
+    }
+    project = (PAGE.parents[1] / "pyproject.toml").read_text()
+    assert all(f"\n{extra} = [" in project for extra in re.findall(r"gpu-synth\[(\w+)\]", text))
