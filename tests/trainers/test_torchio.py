@@ -140,3 +140,12 @@ def test_without_torchio_the_extra_is_named():
     code = "import sys; sys.modules['torchio'] = None; import gpu_synth.trainers.torchio"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == "ImportError: gpu_synth.trainers.torchio needs TorchIO; pip install 'gpu-synth[torchio]'"
+
+
+def test_subjects_that_are_no_hu_are_told_once():
+    transform, scaled = RandomTumor(synthesizer()), subjects(2)
+    for subject in scaled:
+        subject["ct"].set_data(Window(-175.0, 250.0).from_hu(subject["ct"].data))
+    with pytest.warns(UserWarning, match="as of a scaled image; name its way back: intensity=Window") as said:
+        [transform(subject) for subject in scaled]
+    assert len([one for one in said if "must lead to HU" in str(one.message)]) == 1
