@@ -1,4 +1,4 @@
-"""MONAI's SupervisedTrainer: tumours batch by batch on the device; the evaluator keeps the batch as it is."""
+"""MONAI's SupervisedTrainer (gpu-synth[monai]): tumours batch by batch on the device; the evaluator keeps the batch as it is."""
 
 import torch
 from monai.data import DataLoader, Dataset

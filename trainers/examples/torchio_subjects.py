@@ -1,4 +1,4 @@
-"""TorchIO: a transform of subjects, in the worker processes; a loop of your own around it."""
+"""TorchIO (gpu-synth[torchio]): a transform of subjects, in the worker processes; a loop of your own around it."""
 
 import torch
 import torchio as tio
