@@ -58,8 +58,16 @@ def predict(arguments: Sequence[str]) -> int:
     return _lightning("predict", arguments)
 
 
+def evaluate(arguments: Sequence[str]) -> int:
+    """Score predictions against references: DSC, NSD, lesions by size, a report."""
+    from gpu_synth.evaluate.run import evaluate as run
+
+    scores = _call(run, arguments, "evaluate")
+    return 1 if scores["refused"] or any(scores["missing"].values()) else 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, prepare, preview, fit, validate, test, predict, bench)
+    command.__name__: command for command in (demo, prepare, preview, fit, validate, test, predict, evaluate, bench)
 }
 
 

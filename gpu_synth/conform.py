@@ -87,8 +87,21 @@ def _placed(path: Path, mask: Volume, image: Path) -> tuple[Volume, list[str]]:
     return Volume(mask.data, affine), ["the mask's header gives no position (sform and qform codes are 0): the image's is taken"]
 
 
-def _classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequence[int]) -> tuple[NDArray[np.uint8], list[str]]:
-    """Turn any mask into 0 background, 1 organ, 2 tumour."""
+def to_classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequence[int]) -> tuple[NDArray[np.uint8], list[int]]:
+    """Turn any mask into 0 background, 1 organ, 2 tumour.
+
+    Args:
+        path: the file, for messages.
+        data: its voxels.
+        organ: values that become 1.
+        tumor: values that become 2.
+
+    Returns:
+        The classes, and all values that the mask holds.
+
+    Raises:
+        VolumeError: it holds what is no whole number, or too large a one.
+    """
     table = np.zeros(MOST_LABELS, np.uint8)
     table[list(organ)], table[list(tumor)] = 1, 2
     counts = np.zeros(MOST_LABELS, np.int64)
@@ -100,11 +113,16 @@ def _classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequen
         values = np.rint(plane).astype(np.uint16)
         counts += np.bincount(values.ravel(), minlength=MOST_LABELS)
         classes[..., k] = table[values]
-    if not counts[list(organ)].any():
-        held = np.flatnonzero(counts).tolist()
+    return classes, np.flatnonzero(counts).tolist()
+
+
+def _classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequence[int]) -> tuple[NDArray[np.uint8], list[str]]:
+    """Turn a mask that holds organ into classes; say what else it holds."""
+    classes, held = to_classes(path, data, organ, tumor)
+    if not set(held) & set(organ):
         mend = f"name the organ's value: --organ_labels {held[-1]}" if held != [0] else "it is empty: is it the right file?"
         raise VolumeError(f"{path}: must hold organ label {_list(organ)}, got only {_list(held)}; {mend}")
-    others = [value for value in np.flatnonzero(counts).tolist() if value not in (0, *organ, *tumor)]
+    others = [value for value in held if value not in (0, *organ, *tumor)]
     if not others:
         return classes, []
     return classes, [f"mask values {_list(others)} are neither organ nor tumour: taken as background (see --organ_labels, --tumor_labels)"]

@@ -82,11 +82,31 @@ def onto_grid(mask: Volume, shape: Sequence[int], affine: NDArray[np.float64]) -
     Returns:
         0/1 mask of the wanted shape.
     """
-    step = np.linalg.inv(mask.affine) @ affine
-    occupancy = affine_transform(
-        mask.data, step[:3, :3], step[:3, 3], output_shape=tuple(shape), output=np.float32, order=1, mode="grid-constant"
+    return (_interpolated(mask, shape, affine) >= 0.5).astype(np.uint8)
+
+
+def _interpolated(volume: Volume, shape: Sequence[int], affine: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Values on another grid, linearly interpolated; 0 outside its own."""
+    step = np.linalg.inv(volume.affine) @ affine
+    values: NDArray[np.float32] = affine_transform(
+        volume.data, step[:3, :3], step[:3, 3], output_shape=tuple(shape), output=np.float32, order=1, mode="grid-constant"
     )
-    return (occupancy >= 0.5).astype(np.uint8)
+    return values
+
+
+def values_to_native(values: NDArray[np.float32], affine: NDArray[np.float64], source: str | Path) -> Volume:
+    """Bring a map of values, such as probabilities, back onto the grid of the file that it was made from, as `to_native` does labels.
+
+    Args:
+        values: (i, j, k).
+        affine: (4, 4), voxel to RAS millimetres.
+        source: the CT file whose grid is wanted; only its header is read.
+
+    Raises:
+        VolumeError: the source cannot be read.
+    """
+    shape, native = read_grid(source)
+    return Volume(_interpolated(Volume(values, affine), shape, native), native)
 
 
 def to_native(label: NDArray[Any], affine: NDArray[np.float64], source: str | Path) -> Volume:

@@ -6,15 +6,12 @@ repeated with the same command: cases whose sources and settings have not change
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -22,6 +19,7 @@ from rich.table import Table
 
 from gpu_synth.conform import MOST_LABELS, describe, prepare_ct, prepare_label
 from gpu_synth.manifest import FORMAT, HEADER_BYTES, Case, Manifest, write_json
+from gpu_synth.pool import each
 from gpu_synth.sources import Source, find_sources
 from gpu_synth.volumes import SPACING_LIMITS_MM, VolumeError, save_nifti
 
@@ -67,9 +65,9 @@ def prepare(
         (root / "manifest.json").unlink(missing_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("preparing", total=len(sources), completed=len(kept))
-        for name, result in _run(pending, root, settings, workers):
-            results[name] = result
-            progress.update(task, advance=1, description=f"prepared {escape(name)}")
+        for source, result in each(partial(_prepare_case, root=root, settings=settings), pending, workers):
+            results[source.name] = result
+            progress.update(task, advance=1, description=f"prepared {escape(source.name)}")
     ordered = [(source.name, results[source.name]) for source in sources]
     cases = tuple(result for _, result in ordered if isinstance(result, Case))
     refused = tuple((name, result) for name, result in ordered if isinstance(result, str))
@@ -96,25 +94,6 @@ def _prepare_case(source: Source, root: Path, settings: dict[str, Any]) -> Case 
     save_nifti(root / case.label, label.data, label.affine)
     write_json(folder / "case.json", {"key": _key(source, settings), "case": asdict(case)})
     return case
-
-
-def _run(sources: list[Source], root: Path, settings: dict[str, Any], workers: int) -> Iterator[tuple[str, Case | str]]:
-    """Prepare cases, here or in processes, and yield each as it is done."""
-    if workers <= 0:
-        for source in sources:
-            yield source.name, _prepare_case(source, root, settings)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        futures = {pool.submit(_prepare_case, source, root, settings): source for source in sources}
-        for future in as_completed(futures):
-            source = futures[future]
-            try:
-                yield source.name, future.result()
-            except BrokenProcessPool:
-                yield source.name, f"{source.image}: its process died, most often for want of memory; run again with fewer --workers"
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _key(source: Source, settings: dict[str, Any]) -> dict[str, Any]:

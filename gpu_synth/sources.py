@@ -4,7 +4,6 @@ import glob
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -42,21 +41,33 @@ def find_sources(images: str | Path | None = None, labels: str | Path | None = N
         return _listed(Path(datalist))
     if datalist is not None or images is None or labels is None:
         raise ValueError(f"images and labels, or datalist alone, must be given, got {images=}, {labels=}, {datalist=}")
-    found, masks = _files("images", images), _files("labels", labels)
+    found, masks = find_files("images", images), find_files("labels", labels)
     both = sorted({path for _, path in found} & {path for _, path in masks})
     if both:
         raise ValueError(f"images and labels must be different files, got {both[0].name} and {len(both) - 1} more as both; {GLOBS}")
     return _pair(found, masks)
 
 
-def _files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
-    """Names and NIfTI files of a folder or glob; hidden files, such as macOS leaves in archives, are none."""
-    pattern = f"{glob.escape(str(where))}/*" if Path(where).is_dir() else str(where)
+def find_files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
+    """Find NIfTI files and name them, in order of their paths; hidden files, such as macOS leaves in archives, are none.
+
+    Args:
+        argument: what the user gave them as, for messages.
+        where: a folder, a file or a glob, as for `find_sources`.
+
+    Returns:
+        Names, which are not always unique, and files.
+
+    Raises:
+        ValueError: there is none.
+    """
+    literal = f"{glob.escape(str(where))}/*" if Path(where).is_dir() else glob.escape(str(where)) if Path(where).is_file() else None
+    pattern = literal or str(where)
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if path.endswith((".nii", ".nii.gz"))]
     if not found:
         raise ValueError(f"{argument} must be a folder of .nii or .nii.gz files, or a quoted glob that finds some, got {where}")
-    named = [(_stem(path), path) for path in found]
-    if Path(where).is_dir() or not _WILD.search(pattern):
+    named = [(stem(path), path) for path in found]
+    if literal or not _WILD.search(pattern):
         return named
     # Every second piece of the pattern is a wildcard: it becomes a group, whose text is the name.
     pieces = _WILD.split(pattern)
@@ -67,7 +78,8 @@ def _files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
     return [(_cut(star) or name, path) for star, (name, path) in zip(stars, named, strict=True)]
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """A NIfTI file's name without its ending."""
     return _cut(path.name)
 
 
@@ -75,32 +87,61 @@ def _cut(name: str) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", name)
 
 
-def _bare(name: str) -> str:
-    return SUFFIX.sub("", name)
+def _bare(name: str, endings: int = 1) -> str:
+    """A name without up to so many of its endings."""
+    for _ in range(endings):
+        name = SUFFIX.sub("", name)
+    return name
+
+
+class Matched(NamedTuple):
+    """Files of two kinds that belong together by name.
+
+    Attributes:
+        pairs: the name that they share, the first's file, the second's.
+        first: what is left of the first, names and files.
+        second: what is left of the second.
+    """
+
+    pairs: list[tuple[str, Path, Path]]
+    first: list[tuple[str, Path]]
+    second: list[tuple[str, Path]]
+
+
+def match_names(first: list[tuple[str, Path]], second: list[tuple[str, Path]], endings: int = 1) -> Matched:
+    """Match files one to one by name, the fewest endings dropped first.
+
+    Args:
+        first: names and files.
+        second: names and files.
+        endings: how many endings (see `SUFFIX`) may be dropped from either name.
+    """
+    pairs: list[tuple[str, Path, Path]] = []
+    for drop_first, drop_second in sorted(product(range(endings + 1), repeat=2), key=sum):
+        by_first, by_second = defaultdict(list), defaultdict(list)
+        for name, path in first:
+            by_first[_bare(name, drop_first)].append((name, path))
+        for name, path in second:
+            by_second[_bare(name, drop_second)].append((name, path))
+        met = {
+            name: (by_first[name][0], by_second[name][0]) for name in by_first if len(by_first[name]) == len(by_second.get(name, ())) == 1
+        }
+        pairs += [(name, one[1], other[1]) for name, (one, other) in met.items()]
+        first = [file for file in first if file not in [pair[0] for pair in met.values()]]
+        second = [file for file in second if file not in [pair[1] for pair in met.values()]]
+    return Matched(pairs, first, second)
 
 
 def _pair(images: list[tuple[str, Path]], labels: list[tuple[str, Path]]) -> list[Source]:
-    """Match names, the fewest endings dropped first; every file must find exactly one partner."""
-    cases: list[Source] = []
-    as_is_or_bare: tuple[Callable[[str], str], ...] = (str, _bare)
-    for image_name, label_name in product(as_is_or_bare, repeat=2):
-        by_image, by_label = defaultdict(list), defaultdict(list)
-        for name, path in images:
-            by_image[image_name(name)].append((name, path))
-        for name, path in labels:
-            by_label[label_name(name)].append((name, path))
-        pairs = {
-            name: (by_image[name][0], by_label[name][0]) for name in by_image if len(by_image[name]) == len(by_label.get(name, ())) == 1
-        }
-        cases += [Source(name, image[1], label[1]) for name, (image, label) in pairs.items()]
-        images = [image for image in images if image not in [pair[0] for pair in pairs.values()]]
-        labels = [label for label in labels if label not in [pair[1] for pair in pairs.values()]]
+    """Match names; every file must find exactly one partner."""
+    matched = match_names(images, labels)
+    cases = [Source(*pair) for pair in matched.pairs]
     twice = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
-    if images or labels or twice:
+    if matched.first or matched.second or twice:
         raise ValueError(
             "images and labels must match one to one by name, got\n"
-            f"  images without exactly one label: {', '.join(path.name for _, path in images) or 'none'}\n"
-            f"  labels without exactly one image: {', '.join(path.name for _, path in labels) or 'none'}\n"
+            f"  images without exactly one label: {', '.join(path.name for _, path in matched.first) or 'none'}\n"
+            f"  labels without exactly one image: {', '.join(path.name for _, path in matched.second) or 'none'}\n"
             f"  names that stand for two cases: {', '.join(twice) or 'none'}\n"
             f"{GLOBS}"
         )
@@ -119,7 +160,7 @@ def _listed(path: Path) -> list[Source]:
             f'datalist must hold "training": [{{"image": …, "label": …}}, …], one file each, got {path} ({error!r}); '
             "an nnU-Net folder is given as --images imagesTr --labels labelsTr"
         ) from error
-    names = [_stem(image) for image, _ in known]
+    names = [stem(image) for image, _ in known]
     if len(set(names)) < len(names):  # one folder a case: imaging.nii.gz in each
         names = [_cut(Path(image).as_posix().lstrip("./")).replace("/", "_") for image, _ in files]
     twice = [name for name, n in Counter(names).items() if n > 1]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_synth.sources import find_sources
+from gpu_synth.sources import find_files, find_sources, match_names
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -128,3 +128,20 @@ def test_a_list_that_is_none_is_refused(tmp_path, content, why):
         find_sources(datalist=write_list(tmp_path, content))
     with pytest.raises(ValueError, match="readable"):
         find_sources(datalist=tmp_path / "none.json")
+
+
+def test_one_file_is_found_though_its_name_looks_like_a_pattern(tmp_path):
+    touch(tmp_path, "a[1].nii", "a1.nii")
+    assert find_files("images", tmp_path / "a[1].nii") == [("a[1]", tmp_path / "a[1].nii")]
+    assert [name for name, _ in find_files("images", f"{tmp_path}/a[0-9].nii")] == ["1"]
+
+
+def test_names_match_with_as_few_endings_dropped_as_can_be():
+    first, second = (
+        [(name, Path(f"{kind}/{name}")) for name in names]
+        for kind, names in (("r", ("a_liver", "b", "c")), ("p", ("a_ct_seg", "b_seg", "d")))
+    )
+    matched = match_names(first, second, endings=2)
+    assert [(str(one), str(other)) for _, one, other in sorted(matched.pairs)] == [("r/a_liver", "p/a_ct_seg"), ("r/b", "p/b_seg")]
+    assert ([name for name, _ in matched.first], [name for name, _ in matched.second]) == (["c"], ["d"])
+    assert [name for name, _ in match_names(first, second, endings=1).first] == ["a_liver", "c"]

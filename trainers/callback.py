@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.intensity import HU, Intensity
 from gpu_synth.trainers.places import Key, describe, find, host_spacing, parts
-from gpu_synth.trainers.step import SynthesisStep
+from gpu_synth.trainers.step import IntensityStep
 
 
 class SynthesizeTumors(pl.Callback):
@@ -39,7 +39,7 @@ class SynthesizeTumors(pl.Callback):
         intensity: Intensity = HU(),  # noqa: B008 (frozen)
         soft_key: str | None = None,
     ) -> None:
-        self.step, self.soft_key = SynthesisStep(synthesizer, soft_key is not None, intensity), soft_key
+        self.step, self.soft_key = IntensityStep(synthesizer, soft_key is not None, intensity), soft_key
         self.image_key, self.label_key = image_key, label_key
         self.spacing_mm, self.spacing_key = spacing_mm, spacing_key
         self._host_spacing_mm: list[Any] = []  # of the batch on its way to the device, one a part

@@ -157,13 +157,14 @@ class LastCheckpoint(Checkpoint):
 
 
 class Found(NamedTuple):
-    """A checkpoint that can be read: where it lies, and what it says of itself."""
+    """A checkpoint that can be read: where it lies, what it says of itself, and the options that `predict` takes from it."""
 
     path: Path
     epoch: int
     step: int
     logged: dict[str, int]
     size: str | None
+    predict: dict[str, Any]
 
     @property
     def version(self) -> int | None:
@@ -180,8 +181,11 @@ def read_checkpoint(path: Path) -> Found:
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        epoch, step, size = stored.get("epoch", 0), stored.get("global_step", 0), stored.get("hyper_parameters", {}).get("size")
-        return Found(path, epoch, step, stored.get("logged", {}), size)
+        epoch, step, network = stored.get("epoch", 0), stored.get("global_step", 0), stored.get("hyper_parameters", {})
+        predict = {"data.patch_vox": network.get("patch_vox")}
+        predict |= {f"data.{name}": value for name, value in stored.get("SynthesisDataModule", {}).get("predict", {}).items()}
+        predict = {name: value if value is None else list(value) for name, value in predict.items()}
+        return Found(path, epoch, step, stored.get("logged", {}), network.get("size"), predict)
     except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(f"ckpt_path must be a whole checkpoint, got {path}: {str(error).splitlines()[0]}; take another") from error
 

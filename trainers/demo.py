@@ -78,7 +78,7 @@ def write_predictions(module: SegmentationModule, data: SynthesisDataModule, fol
     for case, batch in zip(data.held_out, data.val_dataloader(), strict=True):
         healthy = window(batch["image"].to(torch.float32), data.window_hu)
         batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
-        predicted = module.to(batch["image"].device).segment(batch["image"])
+        predicted = module.to(batch["image"].device).segment(batch["image"], case.spacing_mm)
         before, after, label, found = (x[0, 0].cpu() for x in (healthy, batch["image"], batch["label"], predicted))
         title = f"held out: {case.name}"
         figure = slices_figure(before, after, label, case.spacing_mm, predicted=found, window_hu=(0.0, 1.0), title=title)

@@ -32,13 +32,14 @@ _NOT_FOR_USERS = (
     "The dirpath has changed",  # a run that goes on from a path has a folder, and a best checkpoint, of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+FREE = ("data.patch_vox",)  # of what a checkpoint tells, what may also be told otherwise
 
 
 class GpuSynthCLI(LightningCLI):
     """Lightning's command line: the patch shape is said once, logs go to TensorBoard and CSV, the best and the last weights are kept.
 
-    A checkpoint tells the size of its network; all else is what the command line and its configs say, also where the training that
-    wrote the checkpoint was told otherwise.
+    A checkpoint tells the size of its network and, to `predict`, the patch shape, the spacing and the window that it was trained with; all
+    else is what the command line and its configs say, also where the training that wrote the checkpoint was told otherwise.
     """
 
     _last: Found | None = None  # the run that goes on in its own folder
@@ -46,26 +47,37 @@ class GpuSynthCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what model and data share; the options that are neither's."""
         parser.link_arguments("data.patch_vox", "model.patch_vox")
-        parser.add_argument("--compile", type=bool, default=False, help="Compile network and synthesis with torch.compile.")
+        parser.add_argument("--compile", type=bool, default=False, help="Compile the network with torch.compile.")
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; then again with the checkpoint found that `last` means, and its size of network as the default.
+        """Parse; then again with the checkpoint found that `last` means, and with what it tells as the defaults.
 
         Raises:
-            ValueError: The checkpoint is none, or a size is given that is not the checkpoint's.
+            ValueError: The checkpoint is none, or a size or, to predict, a spacing or window is given that is not the checkpoint's.
         """
         super().parse_arguments(parser, args)
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         found = self._find_last(subcommand) if path == "last" else read_checkpoint(Path(path)) if path and Path(path).is_file() else None
-        if found is not None and found.size is not None:
-            parser.set_defaults({f"{subcommand}.model.size": found.size})
-            super().parse_arguments(parser, args)
-            if (given := self.config[subcommand].model.size) != found.size:
-                raise ValueError(f"model.size must be {found.size!r}, as in {found.path}, got {given!r}; leave it out")
+        if found is None and subcommand == "predict":  # Lightning would predict with random weights
+            raise ValueError(f"ckpt_path must be a checkpoint of gpu-synth fit, got {path}; such as runs/version_0/checkpoints/last.ckpt")
+        if found is not None:
+            self._take(found, parser, args)
         if path == "last":
             self.config[subcommand]["ckpt_path"] = None if found is None else str(found.path)
+
+    def _take(self, found: Found, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse again, with what a checkpoint tells as the defaults; refuse what contradicts it."""
+        subcommand = self.config["subcommand"]
+        told = {"model.size": found.size, **(found.predict if subcommand == "predict" else {})}
+        told = {name: value for name, value in told.items() if value is not None}
+        parser.set_defaults({f"{subcommand}.{name}": value for name, value in told.items()})
+        super().parse_arguments(parser, args)
+        for name, value in told.items():
+            given = self.config[subcommand].get(name)
+            if name not in FREE and (list(given) if isinstance(given, tuple) else given) != value:
+                raise ValueError(f"{name} must be {value!r}, as in {found.path}, got {given!r}; leave it out")
 
     def _find_last(self, subcommand: str) -> Found | None:
         """Find the newest checkpoint of the runs in `default_root_dir`, and say which it is; a training may begin without one."""
@@ -101,7 +113,6 @@ class GpuSynthCLI(LightningCLI):
         """Compile in place, so that the names of weights stay as they are."""
         if self._get(self.config_init, "compile"):
             self.model.network.compile()
-            self.datamodule.synthesis.synthesizer.compile()
 
 
 def _loggers(root: str, last: Found | None) -> list[TensorBoardLogger | CSVLogger]:

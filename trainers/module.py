@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
@@ -15,12 +14,13 @@ from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
 from monai.metrics import compute_dice
 from monai.networks.nets import SwinUNETR
-from scipy.ndimage import label as connected
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torchmetrics import MeanMetric
 
-from gpu_synth.grids import to_native
+from gpu_synth.evaluate.pairing import PROBABILITIES
+from gpu_synth.evaluate.postprocess import keep_near_organ
+from gpu_synth.grids import to_native, values_to_native
 from gpu_synth.volumes import save_nifti
 
 FEATURE_SIZE = {"tiny": 12, "small": 24, "base": 48}
@@ -39,6 +39,8 @@ class SegmentationModule(pl.LightningModule):
         warmup_share: Share of all steps over which the learning rate rises, before it falls along a cosine.
         overlap: Overlap of sliding windows.
         predict_dir: Where `predict` writes its segmentations.
+        probabilities: Whether it writes the tumour's probabilities too, into the folder `probabilities` there: `gpu-synth evaluate` makes
+            a FROC of them.
         ema_decay: Decay, a step, of an exponential moving average of the weights, by which validation and `test` then go, such as 0.999;
             null: none.
         gradient_checkpointing: Compute the encoder's activations again in the backward pass rather than keep them.
@@ -58,6 +60,7 @@ class SegmentationModule(pl.LightningModule):
         warmup_share: float = 0.025,
         overlap: float = 0.5,
         predict_dir: str = "predictions",
+        probabilities: bool = True,
         ema_decay: float | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -73,7 +76,7 @@ class SegmentationModule(pl.LightningModule):
         self.save_hyperparameters()
         self.patch_vox = tuple(patch_vox)
         self.lr, self.weight_decay, self.warmup_share = lr, weight_decay, warmup_share
-        self.overlap, self.predict_dir = overlap, Path(predict_dir)
+        self.overlap, self.predict_dir, self.probabilities = overlap, Path(predict_dir), probabilities
         self.ema_decay = ema_decay
         self.network = SwinUNETR(1, CLASSES, feature_size=FEATURE_SIZE[size], use_checkpoint=gradient_checkpointing)
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True)
@@ -85,14 +88,16 @@ class SegmentationModule(pl.LightningModule):
         logits: Tensor = self.network(image)
         return logits
 
-    def segment(self, image: Float[Tensor, "1 1 i j k"]) -> Tensor:
-        """Class of each voxel of a whole scan, uint8, by Gaussian-weighted sliding windows; of the organ's pieces the largest is kept.
+    def segment(self, image: Float[Tensor, "1 1 i j k"], spacing_mm: Sequence[float]) -> Tensor:
+        """Class of each voxel of a whole scan, uint8: the organ's largest component, and tumours near it (see `keep_near_organ`)."""
+        return _classes(self.infer(image), spacing_mm)
 
-        Source: Hu et al. 2022; facts on training: overlap 0.5 to 0.75, largest liver component kept, tumour kept with it.
+    def infer(self, image: Float[Tensor, "1 1 i j k"]) -> Float[Tensor, "1 3 i j k"]:
+        """Logits of a whole scan, by Gaussian-weighted sliding windows.
+
+        Source: Hu et al. 2022; facts on training: overlap 0.5 to 0.75.
         """
-        logits = sliding_window_inference(image, self.patch_vox, 1, self.network, overlap=self.overlap, mode="gaussian")
-        classes = torch.as_tensor(logits).argmax(1, keepdim=True).to(torch.uint8)
-        return classes * _largest_piece(classes[0, 0] > 0)
+        return torch.as_tensor(sliding_window_inference(image, self.patch_vox, 1, self.network, overlap=self.overlap, mode="gaussian"))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch of patches."""
@@ -119,14 +124,21 @@ class SegmentationModule(pl.LightningModule):
         self._log_scores("test")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:
-        """Segment a scan and write it as NIfTI on the grid of its file; return the path."""
-        source = Path(batch["path"][0])
-        label = self.segment(batch["image"])[0, 0].cpu().numpy()
-        native = to_native(label, batch["affine"][0], source)
-        self.predict_dir.mkdir(parents=True, exist_ok=True)
-        target = self.predict_dir / f"{source.name.removesuffix('.gz').removesuffix('.nii')}_seg.nii.gz"
+        """Segment a scan and write it, and the tumour's probabilities, as NIfTI on the grid of its file; return the path."""
+        logits, affine, source = self.infer(batch["image"]), batch["affine"][0], batch["path"][0]
+        native = to_native(_classes(logits, batch["spacing_mm"][0])[0, 0].cpu().numpy(), affine, source)
+        target = self.predict_dir / f"{batch['name'][0]}_seg.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_nifti(target, native.data, native.affine)
+        if self.probabilities:
+            tumor = values_to_native(logits[0].float().softmax(0)[-1].cpu().numpy(), affine, source)
+            (self.predict_dir / PROBABILITIES).mkdir(exist_ok=True)
+            save_nifti(self.predict_dir / PROBABILITIES / target.name, tumor.data.round(3), tumor.affine)  # packs well
         return str(target)
+
+    def on_predict_end(self) -> None:
+        """Say where the segmentations are."""
+        self.print(f"segmentations in {self.predict_dir}: gpu-synth evaluate --predictions {self.predict_dir} --references DIR --out DIR")
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Average the weights, if asked to; what Swin UNETR has of buffers are constants."""
@@ -157,7 +169,7 @@ class SegmentationModule(pl.LightningModule):
 
     def _score(self, batch: dict[str, Any]) -> None:
         """Add a scan's DSC: the organ with its tumours; the tumours, apart where there are none (1 if none are predicted, else 0)."""
-        predicted, label = self.segment(batch["image"]), batch["label"]
+        predicted, label = self.segment(batch["image"], batch["spacing_mm"][0]), batch["label"]
         if any(batch.get("repeated", ())):  # another process scores it; this one takes part in what all do together
             return
         for name, least in (("dsc_organ", 1), ("dsc_tumor", 2)):
@@ -197,9 +209,7 @@ def soft_target(label: Tensor, occupancy: Float[Tensor, "b 1 i j k"]) -> Float[T
     return torch.cat((1.0 - inside, inside - tumor, tumor), 1)
 
 
-def _largest_piece(mask: Tensor) -> Tensor:
-    """The largest of a mask's pieces, 26-neighbourhood; nothing where it is empty."""
-    pieces, count = connected(mask.cpu().numpy(), structure=np.ones((3, 3, 3)))
-    if count > 1:
-        mask = torch.from_numpy(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1).to(mask.device)
-    return mask
+def _classes(logits: Float[Tensor, "1 3 i j k"], spacing_mm: Sequence[float]) -> Tensor:
+    """Most likely class of each voxel of a scan, post-processed."""
+    classes = logits.argmax(1, keepdim=True).to(torch.uint8)
+    return torch.from_numpy(keep_near_organ(classes[0, 0].cpu().numpy(), spacing_mm))[None, None].to(classes.device)

@@ -16,7 +16,7 @@ from torch.utils.data import get_worker_info
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.intensity import HU, Intensity
 from gpu_synth.trainers.places import affine_spacing, host_spacing
-from gpu_synth.trainers.step import SynthesisStep
+from gpu_synth.trainers.step import IntensityStep
 
 
 class RandTumord(MapTransform, RandomizableTransform):  # type: ignore[misc] # MONAI is not typed
@@ -46,7 +46,7 @@ class RandTumord(MapTransform, RandomizableTransform):  # type: ignore[misc] # M
         RandomizableTransform.__init__(self, prob=1.0)
         if len(self.keys) != 2:
             raise ValueError(f"keys must be those of image and label, got {keys!r}; such as ('image', 'label')")
-        self.step, self.spacing_mm = SynthesisStep(synthesizer, intensity=intensity), spacing_mm
+        self.step, self.spacing_mm = IntensityStep(synthesizer, intensity=intensity), spacing_mm
 
     def randomize(self, data: Any = None) -> None:
         """Draw the sample's uid."""
@@ -105,7 +105,7 @@ class TumorPrepareBatch(PrepareBatch):  # type: ignore[misc]
     ) -> None:
         if find_spec("ignite") is None:
             raise ImportError("MONAI's engines need pytorch-ignite; pip install 'gpu-synth[monai]'")
-        self.step, self.spacing_mm, self.prepare_batch = SynthesisStep(synthesizer, intensity=intensity), spacing_mm, prepare_batch
+        self.step, self.spacing_mm, self.prepare_batch = IntensityStep(synthesizer, intensity=intensity), spacing_mm, prepare_batch
         self.image_key, self.spacing_key = image_key, spacing_key
 
     def __call__(self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import torch
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.intensity import HU, Intensity
-from gpu_synth.trainers.step import SynthesisStep
+from gpu_synth.trainers.step import IntensityStep
 
 try:
     from torchio import Image, LabelMap, ScalarImage, Subject
@@ -39,7 +39,7 @@ class Tumor(Transform):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.step = SynthesisStep(synthesizer, intensity=intensity)
+        self.step = IntensityStep(synthesizer, intensity=intensity)
         self.synthesizer, self.uid, self.image, self.label, self.intensity = synthesizer, uid, image, label, intensity
         self.args_names = ["synthesizer", "uid", "image", "label", "intensity"]
 

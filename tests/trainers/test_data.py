@@ -6,41 +6,16 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import Precision
-from tiny_training import PATCH_VOX, Recorder, data_of, trainer_of, write_scan
+from tiny_training import Recorder, data_of, trainer_of, write_scan
 
 from gpu_synth.manifest import load_case, load_manifest
 from gpu_synth.prepare import prepare
 from gpu_synth.trainers.augment import window
-from gpu_synth.trainers.data import HELD_OUT_UID, OrdinalSampler, PatchDataset
+from gpu_synth.trainers.data import HELD_OUT_UID, OrdinalSampler
 
 
 def same(a: dict, b: dict) -> bool:
     return all(torch.equal(a[name], b[name]) for name in ("image", "label", "uid"))
-
-
-def test_patch_is_a_function_of_seed_and_uid(cache):
-    data = data_of(cache)
-    data.setup("fit")
-    first, again = (PatchDataset(data.manifest, data.training, PATCH_VOX, seed=3) for _ in range(2))
-    for uid in (0, 5, 2**40):
-        assert same(first[uid], again[uid])
-        assert first[uid]["image"].shape == (1, *PATCH_VOX)
-        assert first[uid]["image"].dtype == torch.int16
-    assert not torch.equal(first[0]["image"], first[1]["image"])
-    assert not torch.equal(first[0]["image"], PatchDataset(data.manifest, data.training, PATCH_VOX, seed=4)[0]["image"])
-
-
-def test_patches_cover_every_training_case_and_hold_organ(cache):
-    data = data_of(cache)
-    data.setup("fit")
-    assert [case.name for case in data.held_out] == ["case3"]
-    patches = [PatchDataset(data.manifest, data.training, PATCH_VOX, seed=0)[uid] for uid in range(200)]
-    with_organ = sum(bool(patch["label"].any()) for patch in patches)
-    assert with_organ >= 180  # the organ's box has corners without organ
-    for case in data.training:
-        larger = PatchDataset(data.manifest, [case], (96, 64, 64), seed=0)[7]
-        assert (larger["image"] == -1024).any(), "beyond the scan there is air"
-        assert larger["label"].sum() == load_case(data.manifest, case)[1].sum(), "a patch larger than the organ's box holds all of it"
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -185,7 +160,7 @@ def test_nothing_is_read_back_from_the_device(cache):
     data.synthesis.keep_example = True
     batch = data.on_before_batch_transfer(batch, 0)
     moved = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    assert {name for name, value in moved.items() if isinstance(value, torch.Tensor)} == {"image", "label", "uid"}
+    assert {name for name, value in moved.items() if isinstance(value, torch.Tensor)} == {"image", "label", "uid", "aimed"}
     out = data.on_after_batch_transfer(moved, 0)
     assert out["image"].device.type == out["label"].device.type == "meta"
     assert data.synthesis.example.image.device.type == "meta"
@@ -233,5 +208,39 @@ def test_an_epoch_must_hold_a_step_of_every_process(cache):
 def test_predict_refuses_what_is_no_file(cache):
     data = data_of(cache, predict_images="/nowhere/*.nii.gz")
     data.setup("predict")
+    with pytest.raises(ValueError, match="predict_images must be a folder"):
+        data.predict_dataloader()
+    data.predict_images = ()
     with pytest.raises(ValueError, match="predict_images must name CT files"):
         data.predict_dataloader()
+
+
+def test_predict_takes_a_folder_files_or_a_pattern_that_names_them(cache, tmp_path):
+    for n in range(2):
+        (tmp_path / f"scan{n}").mkdir()
+        (tmp_path / f"scan{n}" / "ct.nii.gz").write_bytes((cache.parent / "ct" / f"case{n}.nii.gz").read_bytes())
+    for where, names in (
+        (str(cache.parent / "ct"), ["case0", "case1", "case2", "case3"]),
+        (f"{cache.parent}/ct/case[01].nii.gz", ["case0", "case1"]),
+        (f"{tmp_path}/*/ct.nii.gz", ["scan0", "scan1"]),
+        ([f"{tmp_path}/scan1/ct.nii.gz"], ["ct"]),
+    ):
+        data = data_of(cache, predict_images=where)
+        data.setup("predict")
+        assert [batch["name"] for batch in data.predict_dataloader()] == [[name] for name in names]
+    data.predict_images = [f"{tmp_path}/scan{n}/ct.nii.gz" for n in range(2)]
+    with pytest.raises(ValueError, match="none of them alike, got ct; give a folder, or a quoted pattern"):
+        data.predict_dataloader()
+
+
+def test_only_predict_goes_without_prepared_data(cache):
+    data = data_of(cache, spacing_mm=(2.0, 2.0, 2.5), predict_images=str(cache.parent / "ct" / "case0.nii.gz"))
+    data.data_dir = None
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert batch["spacing_mm"][0] == pytest.approx((2.0, 2.0, 2.5))
+    with pytest.raises(ValueError, match=r"data_dir must be a folder that gpu-synth prepare wrote, got None; give --data\.data_dir$"):
+        data.setup("fit")
+    data.spacing_mm = None
+    with pytest.raises(ValueError, match=r"got None; give --data\.data_dir or --data\.spacing_mm$"):
+        data.setup("predict")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from gpu_synth import TumorSynthesizer
 from gpu_synth.phantom import phantom
 from gpu_synth.trainers.intensity import HU, HUCheck, Intensity, Inverse, Window, ZScore, back
-from gpu_synth.trainers.step import SynthesisStep
+from gpu_synth.trainers.step import IntensityStep
 
 SPACING_MM = (6.0, 6.0, 6.0)
 SCAN = phantom([0, 1], (40, 36, 28), SPACING_MM)
@@ -38,7 +38,7 @@ WAYS = {
 
 
 def made(intensity, image, label=SCAN.label, **options):
-    return SynthesisStep(TumorSynthesizer(prob=1.0, **options), intensity=intensity)(image, label, SPACING_MM, UID)
+    return IntensityStep(TumorSynthesizer(prob=1.0, **options), intensity=intensity)(image, label, SPACING_MM, UID)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -92,7 +92,7 @@ def test_nan_stays_and_does_not_spread():
     ids=["window", "z-score", "8-bit", "raw", "HU twice", "HU scaled", "another scaling", "no inverse"],
 )
 def test_what_is_no_hu_is_said_once(intensity, image, word):
-    step = SynthesisStep(TumorSynthesizer(), intensity=intensity)
+    step = IntensityStep(TumorSynthesizer(), intensity=intensity)
     with pytest.warns(UserWarning, match=word) as said:
         step(image, SCAN.label, SPACING_MM)
     assert len(said) == 1
@@ -171,15 +171,15 @@ def test_wrong_numbers_are_refused(make, word):
 
 def test_what_is_no_way_is_refused():
     with pytest.raises(TypeError, match=r"intensity must be HU\(\), Window, ZScore or Inverse .* got \(-21, 189\)"):
-        SynthesisStep(TumorSynthesizer(), intensity=(-21, 189))
+        IntensityStep(TumorSynthesizer(), intensity=(-21, 189))
     with pytest.raises(TypeError, match="synthesizer must be a TumorSynthesizer, got str"):
-        SynthesisStep("liver")
+        IntensityStep("liver")
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("intensity", [HU(), Window(-200.0, 300.0), ZScore(80.0, 40.0)])
 def test_after_the_first_batch_nothing_waits(intensity):
-    step = SynthesisStep(TumorSynthesizer(prob=1.0), intensity=intensity)
+    step = IntensityStep(TumorSynthesizer(prob=1.0), intensity=intensity)
     image, label = intensity.from_hu(SCAN.image).cuda(), SCAN.label.cuda()
     for _ in range(3):
         step(image, label, SPACING_MM)

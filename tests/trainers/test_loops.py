@@ -6,6 +6,8 @@ from accelerate import Accelerator
 from adapted import SPACING_MM, Watched, altered, samples, synthesizer
 from torch.utils.data import DataLoader
 
+from gpu_synth.trainers.data import collate
+
 
 class Plain:
     """What a loop without a library does itself."""
@@ -88,3 +90,12 @@ def test_a_loop_trains_on_tumours_validates_without_and_goes_on(tmp_path, kind):
 def test_tuples_serve_as_well(tmp_path):
     by_tuple, by_dict = trained(Plain, tmp_path / "a", 1, tuples=True), trained(Plain, tmp_path / "b", 1)
     assert all(torch.equal(a, b) for a, b in zip(by_tuple.seen, by_dict.seen, strict=True))
+
+
+def test_spacing_of_a_batch_stays_on_the_host_where_accelerate_moves_tensors():
+    loader = DataLoader([{**sample, "spacing_mm": SPACING_MM} for sample in samples()], batch_size=2, collate_fn=collate)
+    batch = next(iter(Accelerator(cpu=True).prepare(loader)))
+    assert [tuple(row) for row in batch["spacing_mm"]] == [SPACING_MM] * 2
+    assert not any(isinstance(length, torch.Tensor) for row in batch["spacing_mm"] for length in row)
+    _, label = synthesizer()(batch["image"], batch["label"], batch["spacing_mm"])
+    assert (label == 2).any()

@@ -10,6 +10,7 @@ from torch import nn
 from gpu_synth.trainers.module import SegmentationModule, soft_target
 
 PATCH_VOX = (64, 32, 32)
+MM = {"spacing_mm": [(1.0, 1.0, 1.0)]}
 
 
 class Threshold(nn.Module):
@@ -115,29 +116,32 @@ def test_scores_are_means_over_scans_and_empty_ones_stand_apart():
     healthy = label.clone()
     label[..., 16:26, 8:18, 8:18] = 2
     image = torch.tensor([0.0, 0.9, 0.4])[label.long()]
-    module.validation_step({"image": image, "label": label}, 0)
+    module.validation_step({"image": image, "label": label, **MM}, 0)
     half = image.clone()
     half[..., 16:21, 8:18, 8:18] = 0.9  # half of the tumour looks healthy: 2·½/(1 + ½)
-    module.validation_step({"image": half, "label": label}, 1)
-    module.validation_step({"image": image, "label": healthy}, 2)  # finds one where there is none
+    module.validation_step({"image": half, "label": label, **MM}, 1)
+    module.validation_step({"image": image, "label": healthy, **MM}, 2)  # finds one where there is none
     module.on_validation_epoch_end()
     assert logged == pytest.approx({"val/dsc_organ": 1.0, "val/dsc_tumor": (1 + 2 / 3) / 2, "val/dsc_tumor_empty": 0.0})
     logged.clear()
-    module.validation_step({"image": image, "label": healthy}, 0)
+    module.validation_step({"image": image, "label": healthy, **MM}, 0)
     module.on_validation_epoch_end()
     assert logged == pytest.approx({"val/dsc_organ": 1.0, "val/dsc_tumor": float("nan"), "val/dsc_tumor_empty": 0.0}, nan_ok=True)
 
 
-def test_only_the_largest_piece_is_kept():
+def test_only_the_organs_largest_piece_and_tumours_near_it_are_kept():
     module = SegmentationModule(patch_vox=PATCH_VOX)
     module.network = Threshold()
     image = torch.zeros(1, 1, 64, 40, 40)
     image[..., 4:30, 4:30, 4:30] = 0.9
     image[..., 50:60, 30:36, 30:36] = 0.9
-    segmented = module.segment(image)
+    image[..., 34:37, 10:13, 10:13] = 0.4
+    segmented = module.segment(image, (1.0, 1.0, 1.0))
     assert segmented[0, 0, 10, 10, 10] == 1
-    assert not segmented[0, 0, 50:].any()
-    assert not module.segment(torch.zeros(1, 1, 64, 40, 40)).any()
+    assert (segmented[0, 0, 34:37, 10:13, 10:13] == 2).all()
+    assert not segmented[0, 0, 40:].any()
+    assert not module.segment(image, (3.0, 1.0, 1.0))[0, 0, 30:].any(), "on a coarser grid it is 15 mm away"
+    assert not module.segment(torch.zeros(1, 1, 64, 40, 40), (1.0, 1.0, 1.0)).any()
 
 
 def test_prediction_lies_on_the_scans_own_grid(cache, tmp_path):
@@ -153,6 +157,8 @@ def test_prediction_lies_on_the_scans_own_grid(cache, tmp_path):
     written = trainer_of(tmp_path).predict(module, data_of(cache, predict_images=str(tmp_path / "*.nii.gz")))
     out = nib.load(written[0])
     assert out.get_filename().endswith("out/scan_seg.nii.gz")
+    likely = nib.load(tmp_path / "out" / "probabilities" / "scan_seg.nii.gz")
+    np.testing.assert_allclose(likely.affine, native)
     assert out.shape == organ.shape
     np.testing.assert_allclose(out.affine, native)
     found = np.asarray(out.dataobj) > 0
