@@ -68,6 +68,10 @@ class RandTumord(MapTransform, RandomizableTransform):  # type: ignore[misc] # M
             raise KeyError(f"data must hold {missing[0]!r}, got {list(sample)}; name image and label with keys")
         self.randomize()
         image, label = (convert_to_tensor(sample[key], track_meta=get_track_meta()) for key in self.keys)
+        for key, array in zip(self.keys, (image, label), strict=True):
+            if array.ndim != 4 or array.shape[0] != 1:
+                mend = "EnsureChannelFirstd belongs before this, one-hot labels after it"
+                raise ValueError(f"data[{key!r}] must be (1, i, j, k), got {tuple(array.shape)}; {mend}")
         spacing_mm = self.spacing_mm if self.spacing_mm is not None else affine_spacing(sample[image_key])
         if spacing_mm is None:
             raise ValueError(f"data[{image_key!r}] must be a MetaTensor, got {type(image).__name__}; or give spacing_mm")

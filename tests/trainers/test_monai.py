@@ -154,9 +154,10 @@ def test_a_transform_is_picklable():
             ValueError,
             "data\\['image'\\] must be a MetaTensor, got (MetaTensor|Tensor); or give spacing_mm",
         ),
-        ({"image": MetaTensor(torch.zeros(2, 4, 4, 4), AFFINE)}, ValueError, r"image must be \(b, 1, i, j, k\)"),
+        ({"image": MetaTensor(torch.zeros(2, 4, 4, 4), AFFINE)}, ValueError, r"data\['image'\] must be \(1, i, j, k\), got \(2, 4, 4, 4\)"),
+        ({"label": torch.zeros(4, 4, 4)}, ValueError, r"data\['label'\] must be \(1, i, j, k\), got \(4, 4, 4\); EnsureChannelFirstd"),
     ],
-    ids=["no label", "no spacing", "two channels"],
+    ids=["no label", "no spacing", "two channels", "no channel"],
 )
 def test_wrong_samples_are_refused(change, error, word):
     sample = {key: value for key, value in {**samples(1, meta=True)[0], **change}.items() if value is not None}
