@@ -10,6 +10,7 @@ from torch import Tensor
 from gpu_synth import TumorSynthesizer
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.plan_base import Spacing
+from gpu_synth.trainers.intensity import HU, HUCheck, Intensity, back
 
 KEPT_EVENTS = 64  # pairs whose time is not yet taken: where nobody asks for it, they would pile up
 LEAST_ORGAN_MM3 = 4000.0  # a ball of 1 cm: patches that are not centred on organ and hold less of it are asked for nothing
@@ -157,3 +158,51 @@ class SynthesisStep:
             self._seconds += begin.elapsed_time(end) / 1000
         self._events.clear()
         return self._seconds
+
+
+class IntensityStep(SynthesisStep):
+    """A synthesis step for other people's batches: of HU or what became of it, integers or not, with labels integer or floating.
+
+    Args:
+        synthesizer: In training mode.
+        soft_labels: Hand over how much of each voxel is lesion, too; without a CUDA graph.
+        intensity: What the images hold; the first batch is looked at, see `HUCheck`.
+
+    Raises:
+        ValueError: The synthesizer's preset has no soft labels.
+        TypeError: `synthesizer` or `intensity` is something else.
+    """
+
+    def __init__(
+        self,
+        synthesizer: TumorSynthesizer,
+        soft_labels: bool = False,
+        intensity: Intensity = HU(),  # noqa: B008 (frozen)
+    ) -> None:
+        if not isinstance(synthesizer, TumorSynthesizer):
+            raise TypeError(f"synthesizer must be a TumorSynthesizer, got {type(synthesizer).__name__}; TumorSynthesizer() makes one")
+        if not (hasattr(intensity, "to_hu") and hasattr(intensity, "from_hu")):
+            raise TypeError(f"intensity must be HU(), Window, ZScore or Inverse of gpu_synth.trainers.intensity, got {intensity!r}")
+        super().__init__(synthesizer, soft_labels)
+        self.intensity, self._check = intensity, HUCheck()
+
+    def __call__(
+        self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None = None, aimed: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Synthesise into what the images hold, in their dtype; arguments are those of `SynthesisStep`.
+
+        Raises:
+            TypeError: Image or label is no tensor.
+        """
+        for name, value in (("image", image), ("label", label)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor() makes one of a NumPy array")
+        image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
+        held_in_hu = image.is_floating_point() and isinstance(self.intensity, HU)
+        image_hu = self.intensity.to_hu(image if held_in_hu else image.to(torch.promote_types(image.dtype, torch.float32)))
+        whole = label.round().to(torch.int32) if label.is_floating_point() else label
+        new_image, new_label, *soft = super().__call__(image_hu, whole, spacing_mm, uid, aimed)
+        self._check(self.intensity, image, image_hu, whole, self.synthesizer.organ_label)
+        if image is not image_hu:
+            new_image = back(self.intensity, image, image_hu, new_image)
+        return new_image, new_label.to(label.dtype), *soft

@@ -15,6 +15,7 @@ from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.callback import SynthesizeTumors
 from gpu_synth.trainers.checkpoint import LastCheckpoint
 from gpu_synth.trainers.exact import SeedSteps
+from gpu_synth.trainers.intensity import Window
 from gpu_synth.trainers.monitor import SynthesisMonitor
 
 SHAPE = (32, 32, 24)
@@ -125,7 +126,9 @@ def test_spacing_that_the_loader_has_on_the_device_is_refused(tmp_path):
 
 def test_an_image_that_is_scaled_already_stays_scaled(tmp_path):
     plain, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", prob=1.0)), Foreign())
-    scaled, _ = fit(tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", prob=1.0), window_hu=(-21.0, 189.0)), Foreign(scaled=True))
+    scaled, _ = fit(
+        tmp_path, SynthesizeTumors(TumorSynthesizer("liver-hu2022", prob=1.0), intensity=Window(-21.0, 189.0)), Foreign(scaled=True)
+    )
     for a, b in zip(plain.seen, scaled.seen, strict=True):
         assert torch.equal(a["label"], b["label"])
         torch.testing.assert_close(((a["image"] + 21) / 210).clamp(0, 1), b["image"], rtol=0, atol=1e-5)
