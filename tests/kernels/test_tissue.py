@@ -205,14 +205,14 @@ def test_a_scan_without_vessels_has_no_excess():
 
 @pytest.mark.parametrize("blur_vox", [0.0, 0.7, 1.2], ids=str)
 def test_noise_is_not_taken_for_anything(blur_vox):
-    """Noise of 30 HU, as it is in white, sharp and smooth scans, nothing else: 1 voxel in 50 at most is touched, the SD stays."""
+    """Noise of 30 HU, as it is in white, sharp and smooth scans, nothing else: 1 voxel in 50 at most is touched, the SD stays within 2.5 %."""
     noise = gaussian_filter(white((64, 64, 64)).double().numpy(), blur_vox, mode="wrap")
     image = torch.from_numpy(100 + 30 * noise / noise.std()).float()[None]
     known = tissue(image, all_organ(image), 1, ONE_MM)
     less = excess(image, all_organ(image), 1, known.organ_hu, known.foreign_hu, ONE_MM) / 4
     assert (less != 0).float().mean() < 0.02
     assert abs(less.mean()) < 0.4
-    assert (image - less).std() == pytest.approx(30, rel=0.015)
+    assert (image - less).std() == pytest.approx(30, rel=0.025)
 
 
 def test_fat_in_the_mask_is_taken_for_none_of_the_organ():
