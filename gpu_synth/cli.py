@@ -31,6 +31,20 @@ def preview(arguments: Sequence[str]) -> int:
     return int(_call(run, arguments, "preview") or 0)
 
 
+def nnunet_dataset(arguments: Sequence[str]) -> int:
+    """CTs and organ masks as a raw data set of nnU-Net v2."""
+    from gpu_synth.trainers.nnunet_dataset import nnunet_dataset as run
+
+    return 1 if _call(run, arguments, "nnunet-dataset") else 0
+
+
+def nnunet_fingerprint(arguments: Sequence[str]) -> int:
+    """Its fingerprint, so that nnU-Net does not clip lesions away."""
+    from gpu_synth.trainers.nnunet_fingerprint import nnunet_fingerprint as run
+
+    return int(_call(run, arguments, "nnunet-fingerprint") or 0)
+
+
 def bench(arguments: Sequence[str]) -> int:
     """What synthesis costs on this machine, and the floor."""
     from gpu_synth.bench.run import bench as run
@@ -59,7 +73,8 @@ def predict(arguments: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, prepare, preview, fit, validate, test, predict, bench)
+    command.__name__.replace("_", "-"): command
+    for command in (demo, prepare, preview, fit, validate, test, predict, nnunet_dataset, nnunet_fingerprint, bench)
 }
 
 
@@ -137,7 +152,7 @@ def _lightning(name: str, arguments: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:10}{(command.__doc__ or '').strip().splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:19}{(command.__doc__ or '').strip().splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: gpu-synth <subcommand> [options]; gpu-synth <subcommand> --help", "", *lines])
 
 
