@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"subcommand must be one of {', '.join(COMMANDS)}, got {name!r}")
     try:
         return COMMANDS[name](rest)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if not _is_refusal(error):
             raise
         return _fail(str(error))

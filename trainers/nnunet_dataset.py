@@ -1,4 +1,4 @@
-"""`gpu-synth nnunet-dataset`: healthy CTs and organ masks as a raw data set of nnU-Net v2 that declares the tumour, though no voxel has it."""
+"""`gpu-synth nnunet-dataset`: CTs and organ masks as a raw data set of nnU-Net v2 that declares the tumour, though no voxel has it."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -105,7 +105,9 @@ def _new_folder(dataset: int, name: str) -> Path:
     folder = raw / f"Dataset{dataset:03d}_{name}"
     others = [other.name for other in raw.glob(f"Dataset{dataset:03d}_*") if other != folder or (other / "dataset.json").exists()]
     if others:
-        raise ValueError(f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it")
+        raise ValueError(
+            f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it"
+        )
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     return folder

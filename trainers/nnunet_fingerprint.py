@@ -24,9 +24,9 @@ VOXELS_A_DRAW = 10_000
 
 
 def nnunet_fingerprint(*, dataset: int, cases: int = 50, processes: int = 8) -> None:
-    """Extract an nnU-Net data set's fingerprint, and widen its limits of HU to those of synthetic lesions. In place of nnUNetv2_extract_fingerprint.
+    """Extract an nnU-Net data set's fingerprint, and widen its limits of HU to those of synthetic lesions.
 
-    What is synthesised is told by the environment variable nnUNet_tumorSynth, as in training.
+    It takes the place of nnUNetv2_extract_fingerprint. The environment variable nnUNet_tumorSynth says what is synthesised, as in training.
 
     Args:
         dataset: number of the data set in $nnUNet_raw.

@@ -28,6 +28,7 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f"nnU-Net must be installed, got {error}; pip install 'gpu-synth[nnunet]'") from error
 
+CUDA = torch.device("cuda")
 STATE = "tumor_synth"  # what the synthesizer goes on from, in nnU-Net's checkpoints
 
 
@@ -48,7 +49,12 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
     synthesis: dict[str, Any] = {}  # noqa: RUF012 # class attributes are how nnU-Net's trainers are configured
 
     def __init__(
-        self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any], device: torch.device = torch.device("cuda")
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = CUDA,
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._check()
@@ -65,7 +71,9 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
         """Refuse plans that tumours cannot be synthesised for."""
         configuration, name = self.configuration_manager, self.configuration_name
         if len(configuration.patch_size) != 3:
-            raise ValueError(f"configuration must be three-dimensional, got {name!r} with patches {configuration.patch_size}; 3d_fullres is")
+            raise ValueError(
+                f"configuration must be three-dimensional, got {name!r} with patches {configuration.patch_size}; 3d_fullres is"
+            )
         if self.is_cascaded:
             raise ValueError(
                 f"configuration must not build on an earlier stage, got {name!r}: that stage knows nothing of tumours; use 3d_fullres"
@@ -76,12 +84,12 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
 
     def _check_labels(self) -> None:
         """Refuse a data set that does not declare what is synthesised."""
-        declared = self.label_manager.all_labels
+        labels = self.dataset_json["labels"]
         for name in ("organ_label", "tumor_label"):
-            if (number := getattr(self.synthesizer, name)) not in declared:
+            if (number := getattr(self.synthesizer, name)) not in self.label_manager.all_labels:
                 raise ValueError(
-                    f"{name} must be a label that dataset.json declares, got {number} and labels {self.dataset_json['labels']}; add it there, "
-                    f"though no voxel has it, plan and preprocess again, or name another: nnUNet_tumorSynth='{{{name}: 3}}'"
+                    f"{name} must be a label that dataset.json declares, got {number} and labels {labels}; declare it, though no voxel has "
+                    f"it, plan and preprocess again, or name another: nnUNet_tumorSynth='{{{name}: 3}}'"
                 )
 
     def _intensity(self) -> Intensity:
@@ -90,16 +98,16 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
         if scheme == "NoNormalization":
             return HU()
         if scheme != "CTNormalization":
-            raise ValueError(
-                f'normalization_schemes must be CTNormalization, got {scheme!r}, which cannot be undone; name channel "0" "CT" in dataset.json'
-            )
+            mend = 'it cannot be undone; name channel "0" "CT" in dataset.json'
+            raise ValueError(f"normalization_schemes must be CTNormalization, got {scheme!r}: {mend}")
         found = self.plans_manager.foreground_intensity_properties_per_channel["0"]
+        low_hu, high_hu = found["percentile_00_5"], found["percentile_99_5"]
         if MARK not in found:
             self.print_to_log_file(
-                f"WARNING: the plans clip HU to {found['percentile_00_5']:.0f} to {found['percentile_99_5']:.0f}, as scans without synthetic "
-                "tumours asked for: darker and brighter lesions are cut off. Run gpu-synth nnunet-fingerprint, then plan and preprocess again."
+                f"WARNING: the plans clip to {low_hu:.0f} to {high_hu:.0f} HU, which was measured without synthetic tumours: darker and "
+                "brighter lesions are cut off. Run gpu-synth nnunet-fingerprint, then plan and preprocess again."
             )
-        return ZScore(found["mean"], max(found["std"], 1e-8), (found["percentile_00_5"], found["percentile_99_5"]))
+        return ZScore(found["mean"], max(found["std"], 1e-8), (low_hu, high_hu))
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
         """Leave to the workers what comes before synthesis, and keep the rest for `train_step`."""
@@ -173,7 +181,8 @@ def split(transforms: Any, device: torch.device) -> tuple[BasicTransform, BasicT
 
     What changes intensities alone comes after, and what makes targets of a label; all else before: it moves voxels.
     """
-    before, after = [], []
+    before: list[BasicTransform] = []
+    after: list[BasicTransform] = []
     for transform in transforms.transforms:
         later = _changes_intensity(transform) or isinstance(transform, (ConvertSegmentationToRegionsTransform, DownsampleSegForDSTransform))
         (after if later else before).append(transform)
