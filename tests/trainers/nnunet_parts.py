@@ -238,3 +238,41 @@ def test_plans_that_clip_lesions_are_told(marked):
     assert made._intensity() == ZScore(100.0, 20.0, (40.0, 160.0))
     assert bool(said) != marked
     assert all("40 to 160 HU" in line and "gpu-synth nnunet-fingerprint" in line for line in said)
+
+
+def test_axes_and_spacing_follow_the_plans(tmp_path, monkeypatch):
+    for name in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("nnUNet_tumorSynth", "{preset: liver-hu2022}")
+    hu = {"mean": 100.0, "std": 20.0, "percentile_00_5": -60.0, "percentile_99_5": 220.0, "tumor_synth": "liver"}
+    plans = {
+        "dataset_name": "Dataset900_TumorSynth",
+        "plans_name": "nnUNetPlans",
+        "transpose_forward": [2, 0, 1],  # x is the coarsest: arrays are (x, z, y)
+        "transpose_backward": [1, 2, 0],
+        "foreground_intensity_properties_per_channel": {"0": hu},
+        "configurations": {"3d_fullres": {**CT, "data_identifier": "3d", "batch_size": 2, "spacing": [3.0, 2.0, 1.0]}},
+        "continue_training": False,
+    }
+    made = trainers.nnUNetTrainerTumorSynth(plans, "3d_fullres", 0, {"labels": LABELS, "channel_names": {"0": "CT"}}, CPU)
+    assert made.synthesizer.preset.axial_axis == 1
+    assert made.spacing_mm == (3.0, 2.0, 1.0)
+    assert made.intensity == INTENSITY
+
+
+def test_a_checkpoint_keeps_ordinals_and_one_of_another_trainer_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", lambda self, filename: torch.save({"network_weights": {}}, filename))
+    monkeypatch.setattr(nnUNetTrainer, "load_checkpoint", lambda self, filename: None)
+    first, path = trainer(), tmp_path / "checkpoint_latest.pth"
+    first.next_uid = 123
+    first.save_checkpoint(str(path))
+    second = trainer(synthesis={"seed": 6})
+    second.load_checkpoint(str(path))
+    assert (second.next_uid, second.synthesizer.seed) == (123, 5)
+    torch.save({"network_weights": {}}, path)
+    other = trainer()
+    other.load_checkpoint(str(path))
+    assert other.next_uid == 0
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", lambda self, filename: None)
+    first.save_checkpoint(str(tmp_path / "none.pth"))
+    assert not (tmp_path / "none.pth").exists(), "another process writes it, or checkpoints are switched off"

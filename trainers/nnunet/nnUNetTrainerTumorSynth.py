@@ -149,6 +149,12 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
         self.next_uid += sum(counts)
         return torch.arange(first, first + count)
 
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Tell what was made so far, once an epoch: reading it waits for the device."""
+        super().on_train_epoch_end(train_outputs)
+        made, left = self.synthesizer.lesions, self.synthesizer.skipped
+        self.print_to_log_file(f"synthetic lesions since the start: {made}; samples without a place for one, or with a tumour: {left}")
+
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with the synthesizer's state in it, as a whole or not at all."""
         stream = BytesIO()
