@@ -191,7 +191,7 @@ def published(**overrides: Any) -> Preset:
     return replace(_LIVER_HU2022, **overrides)
 
 
-def get(name: str, /, **overrides: Any) -> Preset | LesionPreset:
+def get(name: str, **overrides: Any) -> Preset | LesionPreset:
     """Look a preset up, with some of its figures changed.
 
     Args:

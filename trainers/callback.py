@@ -5,24 +5,23 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.intensity import Intensity
+from gpu_synth.trainers.places import Key, describe, find, host_spacing, parts
 from gpu_synth.trainers.step import SynthesisStep
-
-Key = str | int
 
 
 class SynthesizeTumors(pl.Callback):
     """Alter every training batch in place, on the device, before `training_step` sees it.
 
+    A batch may be a dict, a tuple or a list, or hold several such, as a CombinedLoader's do: each with image and label is altered.
+
     Args:
         synthesizer: What to synthesise with. It counts uids by itself, each rank its share; its state goes into the checkpoint.
         image_key: Where the batch holds the CT `(b, 1, i, j, k)`: a key of a dict, or a number for a tuple or list.
         label_key: Where it holds the label.
-        spacing_mm: Spacing of all patches; None: the batch holds it under `spacing_key`.
+        spacing_mm: Spacing of all patches; None: the batch holds it under `spacing_key`, or the image is a MetaTensor.
         spacing_key: Where the loader's batch holds the spacing: numbers or a tensor, three or three a sample, or three tensors, one an
             axis, as a DataLoader collates triples. It is read on the host, before Lightning moves the batch to the device.
         intensity: What the image holds, if not HU: `Window(low_hu, high_hu)`, `ZScore(mean_hu, std_hu)` or `Inverse(to_hu, from_hu)` of
@@ -43,7 +42,7 @@ class SynthesizeTumors(pl.Callback):
         self.step, self.soft_key = SynthesisStep(synthesizer, soft_key is not None, intensity), soft_key
         self.image_key, self.label_key = image_key, label_key
         self.spacing_mm, self.spacing_key = spacing_mm, spacing_key
-        self._host_spacing_mm: Any = None  # of the batch on its way to the device
+        self._host_spacing_mm: list[Any] = []  # of the batch on its way to the device, one a part
         self._restore: Callable[[], None] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -55,7 +54,8 @@ class SynthesizeTumors(pl.Callback):
 
         def read_and_move(batch: Any, *args: Any, **kwargs: Any) -> Any:
             if trainer.training:
-                self._host_spacing_mm = _on_host(_find(batch, self.spacing_key))
+                held = parts(batch, self.image_key, self.label_key) or [batch]
+                self._host_spacing_mm = [host_spacing(part, self.image_key, self.spacing_key) for part in held]
             return move(batch, *args, **kwargs)
 
         strategy.batch_to_device = read_and_move  # type: ignore[method-assign] # on this instance, until teardown
@@ -72,31 +72,37 @@ class SynthesizeTumors(pl.Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Synthesise into the batch's own tensors: a tensor put in their place would not reach `training_step`."""
+        """Synthesise into the batch's own tensors: a tensor put in their place would not reach `training_step`.
+
+        Raises:
+            ValueError: No part of the batch holds image and label where they should be, or there is no spacing.
+        """
+        found = parts(batch, self.image_key, self.label_key)
+        if not found:
+            missing = next((key for key in (self.image_key, self.label_key) if not parts(batch, key)), self.label_key)
+            self._refuse(batch, missing)
+        before = self._host_spacing_mm if len(self._host_spacing_mm) == len(found) else [None] * len(found)
+        for part, host_spacing_mm in zip(found, before, strict=True):
+            self._alter(part, host_spacing_mm)
+
+    def _alter(self, batch: Any, host_spacing_mm: Any) -> None:
+        """Synthesise into one batch; its spacing is its own where the host can read that, else what was read before it was moved."""
         if self.soft_key is not None and not isinstance(batch, MutableMapping):
             raise ValueError(f"batch must be a dict for soft_key, got a {type(batch).__name__}; set soft_key to None")
-        image, label = self._take(batch, self.image_key), self._take(batch, self.label_key)
-        spacing_mm = self.spacing_mm if self.spacing_mm is not None else self._spacing_mm(batch)
+        image, label, spacing_mm = find(batch, self.image_key), find(batch, self.label_key), self.spacing_mm
+        for there_is in (host_spacing(batch, self.image_key, self.spacing_key), host_spacing_mm, find(batch, self.spacing_key)):
+            spacing_mm = there_is if spacing_mm is None else spacing_mm
+        if spacing_mm is None:
+            self._refuse(batch, self.spacing_key)
         new_image, new_label, *soft = self.step(image, label, spacing_mm)
         image.copy_(new_image)
         label.copy_(new_label)
         if self.soft_key is not None:
             batch[self.soft_key] = soft[0]
 
-    def _spacing_mm(self, batch: Any) -> Any:
-        """The batch's own where the host can read it without waiting, else what was read before the batch was moved."""
-        for spacing_mm in (_on_host(_find(batch, self.spacing_key)), self._host_spacing_mm):
-            if spacing_mm is not None:
-                return spacing_mm
-        return self._take(batch, self.spacing_key)
-
-    def _take(self, batch: Any, key: Key) -> Any:
-        if (found := _find(batch, key)) is not None:
-            return found
-        held = f"keys {list(batch)}" if isinstance(batch, MutableMapping) else f"a {type(batch).__name__}"
-        if isinstance(batch, (list, tuple)):
-            held += f" of {len(batch)}"
-        raise ValueError(f"batch must hold {key!r}, got {held}; name the place with image_key, label_key, spacing_key or give spacing_mm")
+    def _refuse(self, batch: Any, key: Key) -> None:
+        mend = "name the place with image_key, label_key, spacing_key or give spacing_mm"
+        raise ValueError(f"batch must hold {key!r}, got {describe(batch)}; {mend}")
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint."""
@@ -105,22 +111,3 @@ class SynthesizeTumors(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Come out of it."""
         self.step.synthesizer.set_extra_state(state_dict)
-
-
-def _find(batch: Any, key: Key) -> Any:
-    """What a batch holds in a place; None where there is no such place."""
-    if isinstance(batch, MutableMapping):
-        return batch.get(key)
-    if isinstance(batch, (list, tuple)) and isinstance(key, int) and -len(batch) <= key < len(batch):
-        return batch[key]
-    return None
-
-
-def _on_host(spacing_mm: Any) -> Any:
-    """Spacing as host numbers; None where it is on a device already."""
-    tensors = [spacing_mm] if isinstance(spacing_mm, Tensor) else spacing_mm if isinstance(spacing_mm, (list, tuple)) else []
-    if any(isinstance(x, Tensor) and x.device.type != "cpu" for x in tensors):
-        return None
-    if len(tensors) == 3 and all(isinstance(x, Tensor) and x.ndim == 1 for x in tensors):
-        spacing_mm = torch.stack(list(tensors), 1)
-    return spacing_mm.tolist() if isinstance(spacing_mm, Tensor) else spacing_mm

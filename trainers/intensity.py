@@ -141,7 +141,8 @@ class HUCheck:
     """
 
     def __init__(self) -> None:
-        self._done = torch.zeros((), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call] # workers are made anew in each epoch, from what is here
+        self._done = torch.zeros((), dtype=torch.bool)
+        self._done.share_memory_()  # type: ignore[no-untyped-call] # workers are made anew in each epoch, from what is here
 
     def __call__(self, intensity: Intensity, image: Tensor, image_hu: Tensor, label: Tensor, organ_label: int) -> None:
         """Look, unless it was done before."""

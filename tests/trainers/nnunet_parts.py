@@ -251,7 +251,7 @@ def test_axes_and_spacing_follow_the_plans(tmp_path, monkeypatch):
         "transpose_forward": [2, 0, 1],  # x is the coarsest: arrays are (x, z, y)
         "transpose_backward": [1, 2, 0],
         "foreground_intensity_properties_per_channel": {"0": hu},
-        "configurations": {"3d_fullres": {**CT, "data_identifier": "3d", "batch_size": 2, "spacing": [3.0, 2.0, 1.0]}},
+        "configurations": {"3d_fullres": {**CT, "data_identifier": "3d", "batch_size": 2, "spacing": [3.0, 2.0, 1.0], "architecture": {}}},
         "continue_training": False,
     }
     made = trainers.nnUNetTrainerTumorSynth(plans, "3d_fullres", 0, {"labels": LABELS, "channel_names": {"0": "CT"}}, CPU)

@@ -174,3 +174,18 @@ def test_what_is_no_way_is_refused():
         SynthesisStep(TumorSynthesizer(), intensity=(-21, 189))
     with pytest.raises(TypeError, match="synthesizer must be a TumorSynthesizer, got str"):
         SynthesisStep("liver")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("intensity", [HU(), Window(-200.0, 300.0), ZScore(80.0, 40.0)])
+def test_after_the_first_batch_nothing_waits(intensity):
+    step = SynthesisStep(TumorSynthesizer(prob=1.0), intensity=intensity)
+    image, label = intensity.from_hu(SCAN.image).cuda(), SCAN.label.cuda()
+    for _ in range(3):
+        step(image, label, SPACING_MM)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(image, label, SPACING_MM)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
