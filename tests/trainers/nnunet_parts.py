@@ -31,6 +31,11 @@ SPACING_MM = (2.0, 1.5, 1.5)
 INTENSITY = ZScore(100.0, 20.0, (-60.0, 220.0))
 
 
+@pytest.fixture(autouse=True)
+def nothing_asked_for(monkeypatch):
+    monkeypatch.delenv("nnUNet_tumorSynth", raising=False)
+
+
 def transforms(kind=nnUNetTrainer, dummy_2d=False, **more):
     return kind.get_training_transforms(PATCH, (-0.5, 0.5), SCALES, (0, 1, 2), dummy_2d, use_mask_for_norm=[False], **more)
 
