@@ -15,7 +15,7 @@ from gpu_synth.sources import Source, find_sources
 from gpu_synth.volumes import Volume, VolumeError, read_nifti, save_nifti, to_hu, to_ras
 
 FOLDS = 5  # of nnU-Net's cross-validation; it needs as many cases
-Pair = tuple[Volume, Volume]
+Read = Callable[[], tuple[Volume, Volume, list[str]]]  # image, label, and what was changed or looks odd, in words
 
 
 def nnunet_dataset(
@@ -51,7 +51,7 @@ def nnunet_dataset(
     folder = _new_folder(dataset, name)
     if (data_dir is None) == (images is None and labels is None and datalist is None):
         raise ValueError("data_dir, or images and labels, or datalist must be given, and one of them alone")
-    cases: dict[str, Callable[[], Pair]]
+    cases: dict[str, Read]
     if data_dir is not None:
         manifest = load_manifest(data_dir)
         cases = {case.name: partial(_prepared, manifest.root / case.image, manifest.root / case.label) for case in manifest.cases}
@@ -61,7 +61,7 @@ def nnunet_dataset(
     written, refused = 0, 0
     for case, read in track(cases.items(), "writing", console=Console(stderr=True)):
         try:
-            image, label = read()
+            image, label, notes = read()
         except VolumeError as error:
             Console().print(f"[red]refused[/red] {escape(case)}: {escape(str(error))}", soft_wrap=True)
             refused += 1
@@ -69,6 +69,8 @@ def nnunet_dataset(
         save_nifti(folder / "imagesTr" / f"{case}_0000.nii.gz", image.data, image.affine)
         save_nifti(folder / "labelsTr" / f"{case}.nii.gz", label.data, label.affine)
         written += 1
+        if notes:
+            Console().print(f"{escape(case)}: {escape('; '.join(notes))}", soft_wrap=True)
     if not written:
         raise ValueError(f"cases must be at least one, got none of {refused} that can be used")
     record = {
@@ -113,14 +115,14 @@ def _new_folder(dataset: int, name: str) -> Path:
     return folder
 
 
-def _prepared(image: Path, label: Path) -> Pair:
-    """A case of `gpu-synth prepare`."""
-    return read_nifti(image), read_nifti(label)
+def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
+    """A case of `gpu-synth prepare`, which told what there was to tell."""
+    return read_nifti(image), read_nifti(label), []
 
 
-def _from_files(source: Source, organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> Pair:
+def _from_files(source: Source, organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> tuple[Volume, Volume, list[str]]:
     """A CT on its own grid, turned to RAS, and its mask on the same."""
-    hu, _ = to_hu(source.image, read_nifti(source.image))
+    hu, notes = to_hu(source.image, read_nifti(source.image))
     image = to_ras(hu)
-    label, _ = prepare_label(source, image, organ_labels, tumor_labels)
-    return image, label
+    label, label_notes = prepare_label(source, image, organ_labels, tumor_labels)
+    return image, label, notes + label_notes

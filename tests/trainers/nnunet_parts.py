@@ -40,11 +40,11 @@ def transforms(kind=nnUNetTrainer, dummy_2d=False, **more):
     return kind.get_training_transforms(PATCH, (-0.5, 0.5), SCALES, (0, 1, 2), dummy_2d, use_mask_for_norm=[False], **more)
 
 
-def trainer(after=None, synthesis=None, **more):
+def trainer(after=None, synthesis=None, device=CPU, **more):
     """A trainer as far as a batch needs one: nnU-Net's own set-up asks for a planned data set."""
     made = object.__new__(trainers.nnUNetTrainerTumorSynth)
     vars(made).update(
-        device=CPU,
+        device=device,
         synthesizer=synthesizer({"prob": 1.0, "seed": 5, **(synthesis or {})}, axial_axis=0),
         intensity=INTENSITY,
         look=HUCheck(),
@@ -90,6 +90,21 @@ def test_targets_are_of_what_was_synthesised_at_every_scale_and_in_regions():
     assert full[:, 1].flatten(1).any(1).all()
     assert half[:, 1].any()
     assert not (full[:, 1] & ~full[:, 0]).any(), "the organ with its tumour holds the tumour"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.cuda)])
+def test_every_change_of_intensity_runs_on_the_device(device):
+    whole = transforms(regions=REGIONS)
+    for part in whole.transforms:
+        if isinstance(part, RandomTransform):
+            part.apply_probability = 1.0
+    _, after = trainers.split(whole, torch.device(device))
+    given = batch()
+    out = trainer(after, device=torch.device(device)).synthesized(given)
+    assert {str(x.device) for x in (out["data"], *out["target"])} == {device}
+    assert out["data"].isfinite().all()
+    assert (out["data"].cpu() != batch()["data"]).float().mean() > 0.99
+    assert out["target"][0][:, 1].any()
 
 
 def test_without_other_augmentation_only_synthesis_changes_the_image():

@@ -43,7 +43,7 @@ def environment(tmp_path):
 
 
 def run(folder, environment, *command, **more):
-    done = subprocess.run(command, cwd=folder, env={**environment, **more}, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=folder, env={**environment, **more}, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 

@@ -1,6 +1,7 @@
 """Raw data sets for nnU-Net, what they are told to synthesise, and the HU that a fingerprint lets through; without nnU-Net."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ from gpu_synth.volumes import read_nifti, save_nifti
 
 SPACING_MM = (6.0, 5.0, 7.0)
 SHAPE = (36, 40, 30)
+
+
+@cache
+def person(uid):
+    return phantom(uid, SHAPE, SPACING_MM)
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def files(tmp_path):
         (tmp_path / name).mkdir()
     affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
     for uid in range(3):
-        image, label = (x[0, 0].flip(0, 1).numpy() for x in phantom(uid, SHAPE, SPACING_MM))
+        image, label = (x[0, 0].flip(0, 1).numpy() for x in person(uid))
         label = label * np.uint8(5)
         if uid == 2:
             label[tuple(at[len(at) // 2] for at in label.nonzero())] = 7
@@ -51,7 +57,7 @@ def test_files_become_a_data_set_on_their_own_grids_that_declares_the_tumour(raw
     )
     for uid in range(3):
         image, label = read_nifti(folder / "imagesTr" / f"p{uid}_0000.nii.gz"), read_nifti(folder / "labelsTr" / f"p{uid}.nii.gz")
-        expected = phantom(uid, SHAPE, SPACING_MM)
+        expected = person(uid)
         assert np.array_equal(image.data, expected.image[0, 0].round().numpy().astype(np.int16)), "RAS, each voxel as it was"
         assert np.array_equal(label.data > 0, expected.label[0, 0].numpy() > 0)
         assert (label.data == 2).sum() == (uid == 2)
@@ -77,6 +83,7 @@ def test_a_case_that_cannot_be_used_is_left_out_and_said(raw, files, capsys):
     told = capsys.readouterr().out
     assert "refused p1" in told
     assert "2 cases" in told
+    assert "p2: mask values 7 are neither organ nor tumour" in told
     assert "fold all" in told
     assert json.loads((raw / "Dataset017_TumorSynth" / "dataset.json").read_text())["numTraining"] == 2
 

@@ -2,7 +2,7 @@
 # nnU-Net v2 with synthetic tumours, from healthy CTs and organ masks to predictions: bash nnunet.sh CTS MASKS SCANS
 # Needs: pip install "gpu-synth[nnunet]". DEVICE=cpu runs it without a GPU; TRAINER names another trainer.
 set -euo pipefail
-cts=$1 masks=$2 scans=$3 # folders; scans are named NAME_0000.nii.gz
+cts=${1:?CTS MASKS SCANS must be three folders} masks=${2:?MASKS must be a folder} scans=${3:?SCANS must hold NAME_0000.nii.gz}
 
 export nnUNet_raw=${nnUNet_raw:-$PWD/nnUNet_raw}
 export nnUNet_preprocessed=${nnUNet_preprocessed:-$PWD/nnUNet_preprocessed}

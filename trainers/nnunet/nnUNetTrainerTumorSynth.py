@@ -89,7 +89,7 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
             if (number := getattr(self.synthesizer, name)) not in self.label_manager.all_labels:
                 raise ValueError(
                     f"{name} must be a label that dataset.json declares, got {number} and labels {labels}; declare it, though no voxel has "
-                    f"it, plan and preprocess again, or name another: nnUNet_tumorSynth='{{{name}: 3}}'"
+                    f"it, plan and preprocess again, or name one that is: nnUNet_tumorSynth='{{{name}: N}}'"
                 )
 
     def _intensity(self) -> Intensity:
