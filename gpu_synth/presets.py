@@ -191,7 +191,7 @@ def published(**overrides: Any) -> Preset:
     return replace(_LIVER_HU2022, **overrides)
 
 
-def get(name: str, **overrides: Any) -> Preset | LesionPreset:
+def get(name: str = "", /, **overrides: Any) -> Preset | LesionPreset:
     """Look a preset up, with some of its figures changed.
 
     Args:
@@ -202,6 +202,7 @@ def get(name: str, **overrides: Any) -> Preset | LesionPreset:
         FileNotFoundError: There is no such file.
         ValueError: The name or a field is unknown (the nearest is named), or a value is out of its range.
     """
+    name = name or overrides.pop("name", "")  # by keyword, as MONAI's ConfigParser calls it
     if name.endswith((".yaml", ".yml")):
         figures = yaml.safe_load(Path(name).read_text())
         if not isinstance(figures, dict) or not isinstance(figures.get("name"), str):

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.trainers.intensity import Intensity
+from gpu_synth.trainers.intensity import HU, Intensity
 from gpu_synth.trainers.places import Key, describe, find, host_spacing, parts
 from gpu_synth.trainers.step import SynthesisStep
 
@@ -36,7 +36,7 @@ class SynthesizeTumors(pl.Callback):
         label_key: Key = "label",
         spacing_mm: Sequence[float] | None = None,
         spacing_key: Key = "spacing_mm",
-        intensity: Intensity | None = None,
+        intensity: Intensity = HU(),  # noqa: B008 (frozen)
         soft_key: str | None = None,
     ) -> None:
         self.step, self.soft_key = SynthesisStep(synthesizer, soft_key is not None, intensity), soft_key

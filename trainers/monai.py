@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.trainers.intensity import Intensity
+from gpu_synth.trainers.intensity import HU, Intensity
 from gpu_synth.trainers.places import affine_spacing, host_spacing
 from gpu_synth.trainers.step import SynthesisStep
 
@@ -40,7 +40,7 @@ class RandTumord(MapTransform, RandomizableTransform):  # type: ignore[misc] # M
         keys: Sequence[Hashable],
         synthesizer: TumorSynthesizer,
         spacing_mm: Sequence[float] | None = None,
-        intensity: Intensity | None = None,
+        intensity: Intensity = HU(),  # noqa: B008 (frozen)
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
@@ -98,7 +98,7 @@ class TumorPrepareBatch(PrepareBatch):  # type: ignore[misc]
         self,
         synthesizer: TumorSynthesizer,
         spacing_mm: Sequence[float] | None = None,
-        intensity: Intensity | None = None,
+        intensity: Intensity = HU(),  # noqa: B008 (frozen)
         prepare_batch: Callable[..., Any] = default_prepare_batch,
         image_key: str = "image",
         spacing_key: str = "spacing_mm",

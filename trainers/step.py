@@ -26,7 +26,7 @@ class SynthesisStep:
     Args:
         synthesizer: In training mode.
         soft_labels: Hand over how much of each voxel is lesion, too; without a CUDA graph.
-        intensity: What the images hold, if not HU.
+        intensity: What the images hold; the first batch is looked at, see `HUCheck`. None: HU, and known to be: nothing is looked at.
 
     Raises:
         ValueError: The synthesizer's preset has no soft labels.
@@ -41,7 +41,7 @@ class SynthesisStep:
         if soft_labels and not isinstance(synthesizer.preset, LesionPreset):
             raise ValueError(f"soft_labels must be False for preset {synthesizer.preset.name!r}, got True; preset 'liver' has them")
         self.synthesizer, self.soft_labels = synthesizer, soft_labels
-        self.intensity, self._check = intensity or HU(), HUCheck()
+        self.intensity, self._check = intensity or HU(), None if intensity is None else HUCheck()
         self.example: Example | None = None
         self.keep_example = False  # set by whoever wants to look at the next batch's first sample
         self._seconds = 0.0
@@ -57,10 +57,12 @@ class SynthesisStep:
                 f"image and label must be tensors, got {type(image).__name__} and {type(label).__name__}; torch.as_tensor() helps"
             )
         image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
-        image_hu = self.intensity.to_hu(image if image.is_floating_point() else image.to(torch.float32))
+        held_in_hu = image.is_floating_point() and isinstance(self.intensity, HU)
+        image_hu = self.intensity.to_hu(image if held_in_hu else image.to(torch.promote_types(image.dtype, torch.float32)))
         whole = label.round().to(torch.int32) if label.is_floating_point() else label
         new_image, new_label, *soft = self._in_hu(image_hu, whole, spacing_mm, uid)
-        self._check(self.intensity, image, image_hu, whole, self.synthesizer.organ_label)
+        if self._check is not None:
+            self._check(self.intensity, image, image_hu, whole, self.synthesizer.organ_label)
         if image is not image_hu:
             new_image = back(self.intensity, image, image_hu, new_image)
         return new_image, new_label.to(label.dtype), *soft

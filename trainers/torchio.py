@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.trainers.intensity import Intensity
+from gpu_synth.trainers.intensity import HU, Intensity
 from gpu_synth.trainers.step import SynthesisStep
 
 try:
@@ -35,7 +35,7 @@ class Tumor(Transform):
         uid: int,
         image: str | None = None,
         label: str | None = None,
-        intensity: Intensity | None = None,
+        intensity: Intensity = HU(),  # noqa: B008 (frozen)
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,7 +73,7 @@ class RandomTumor(RandomTransform):
         synthesizer: TumorSynthesizer,
         image: str | None = None,
         label: str | None = None,
-        intensity: Intensity | None = None,
+        intensity: Intensity = HU(),  # noqa: B008 (frozen)
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]

@@ -50,13 +50,13 @@ def test_tumours_are_those_of_hu_whatever_the_batch_holds(way, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image, label = made(intensity, held)
-        image_hu, label_hu = made(HU(), intensity.to_hu(held).float())
+        image_hu, label_hu = made(HU(), intensity.to_hu(held.float()))
     assert (label == 2).sum() > 50
     assert (label != label_hu).sum() <= (0 if dtype == torch.float32 else 20)
     assert image.dtype == dtype
     tolerance = {torch.float32: 1e-4, torch.float16: 1e-2}[dtype]
     torch.testing.assert_close(image.float(), intensity.from_hu(image_hu), rtol=tolerance, atol=tolerance * float(held.std()))
-    untouched = image_hu == intensity.to_hu(held).float()
+    untouched = image_hu == intensity.to_hu(held.float())
     assert 0.9 < untouched.float().mean() < 1.0
     assert torch.equal(image[untouched & (label == label_hu)], held[untouched & (label == label_hu)]), "to the bit"
 

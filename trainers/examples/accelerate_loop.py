@@ -1,4 +1,4 @@
-"""Accelerate (gpu-synth[accelerate]): one line after the prepared loader, which has moved the batch; the synthesizer's state in save_state."""
+"""Accelerate (gpu-synth[accelerate]): one line after the prepared loader has moved the batch; state in save_state."""
 
 import torch
 from accelerate import Accelerator
