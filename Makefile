@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NNUNET := $(VENV)/nnunet/.installed
 
 .PHONY: setup demo test check bench clean
 
@@ -11,12 +12,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-setup: $(STAMP)
+$(NNUNET): $(STAMP) tests/nnunet_env.py tests/torchvision_shim.py
+	$(BIN)/python tests/nnunet_env.py
+	touch $@
+
+setup: $(STAMP) $(NNUNET)
 
 demo: $(STAMP)  ## phantom cases, a short training, a table and pictures in ./demo-output
 	$(BIN)/gpu-synth demo --out demo-output
 
-test: $(STAMP)
+test: $(STAMP) $(NNUNET)
 	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 check: $(STAMP)

@@ -31,6 +31,20 @@ def preview(arguments: Sequence[str]) -> int:
     return int(_call(run, arguments, "preview") or 0)
 
 
+def nnunet_dataset(arguments: Sequence[str]) -> int:
+    """CTs and organ masks as a raw data set of nnU-Net v2."""
+    from gpu_synth.trainers.nnunet_dataset import nnunet_dataset as run
+
+    return 1 if _call(run, arguments, "nnunet-dataset") else 0
+
+
+def nnunet_fingerprint(arguments: Sequence[str]) -> int:
+    """Its fingerprint, so that nnU-Net does not clip lesions away."""
+    from gpu_synth.trainers.nnunet_fingerprint import nnunet_fingerprint as run
+
+    return int(_call(run, arguments, "nnunet-fingerprint") or 0)
+
+
 def bench(arguments: Sequence[str]) -> int:
     """What synthesis costs on this machine, and the floor."""
     from gpu_synth.bench.run import bench as run
@@ -67,7 +81,8 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (demo, prepare, preview, fit, validate, test, predict, evaluate, bench)
+    command.__name__.replace("_", "-"): command
+    for command in (demo, prepare, preview, fit, validate, test, predict, evaluate, nnunet_dataset, nnunet_fingerprint, bench)
 }
 
 
@@ -88,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"subcommand must be one of {', '.join(COMMANDS)}, got {name!r}")
     try:
         return COMMANDS[name](rest)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if not _is_refusal(error):
             raise
         return _fail(str(error))
@@ -145,7 +160,7 @@ def _lightning(name: str, arguments: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:10}{(command.__doc__ or '').strip().splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:19}{(command.__doc__ or '').strip().splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: gpu-synth <subcommand> [options]; gpu-synth <subcommand> --help", "", *lines])
 
 

@@ -205,7 +205,7 @@ def test_a_scan_without_vessels_has_no_excess():
 
 @pytest.mark.parametrize("blur_vox", [0.0, 0.7, 1.2], ids=str)
 def test_noise_is_not_taken_for_anything(blur_vox):
-    """Noise of 30 HU, as it is in white, sharp and smooth scans, nothing else: 1 voxel in 50 at most is touched, the SD stays within 2.5 %."""
+    """Noise of 30 HU, white, sharp and smooth, and nothing else: 1 voxel in 50 at most is touched, the SD stays within 2.5 %."""
     noise = gaussian_filter(white((64, 64, 64)).double().numpy(), blur_vox, mode="wrap")
     image = torch.from_numpy(100 + 30 * noise / noise.std()).float()[None]
     known = tissue(image, all_organ(image), 1, ONE_MM)

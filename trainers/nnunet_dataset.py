@@ -1,0 +1,128 @@
+"""`gpu-synth nnunet-dataset`: CTs and organ masks as a raw data set of nnU-Net v2 that declares the tumour, though no voxel has it."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+
+from gpu_synth.conform import prepare_label
+from gpu_synth.manifest import load_manifest, write_json
+from gpu_synth.sources import Source, find_sources
+from gpu_synth.volumes import Volume, VolumeError, read_nifti, save_nifti, to_hu, to_ras
+
+FOLDS = 5  # of nnU-Net's cross-validation; it needs as many cases
+Read = Callable[[], tuple[Volume, Volume, list[str]]]  # image, label, and what was changed or looks odd, in words
+
+
+def nnunet_dataset(
+    *,
+    dataset: int,
+    name: str = "TumorSynth",
+    data_dir: str | Path | None = None,
+    images: str | Path | None = None,
+    labels: str | Path | None = None,
+    datalist: str | Path | None = None,
+    organ_labels: tuple[int, ...] = (1,),
+    tumor_labels: tuple[int, ...] = (),
+) -> int:
+    """Write a raw data set for nnU-Net into $nnUNet_raw: labels 0 background, 1 organ, 2 tumour; cases that cannot be used are left out.
+
+    Args:
+        dataset: number of the data set, as in nnUNetv2_train.
+        name: its name: the folder is Dataset900_TumorSynth for number 900.
+        data_dir: scans from gpu-synth prepare, on their spacing.
+        images: instead, a folder of NIfTI CTs, or a quoted glob; they keep their own grids.
+        labels: a folder of NIfTI masks, or a quoted glob; matched to the images by name.
+        datalist: instead of both, a Decathlon-style dataset.json.
+        organ_labels: values of the masks that are the organ.
+        tumor_labels: values of the masks that are real tumour; such cases get no synthetic ones.
+
+    Returns:
+        How many cases were left out.
+
+    Raises:
+        ValueError: An argument is out of range, or no case is left.
+        OSError: The folder cannot be written.
+    """
+    folder = _new_folder(dataset, name)
+    if (data_dir is None) == (images is None and labels is None and datalist is None):
+        raise ValueError("data_dir, or images and labels, or datalist must be given, and one of them alone")
+    cases: dict[str, Read]
+    if data_dir is not None:
+        manifest = load_manifest(data_dir)
+        cases = {case.name: partial(_prepared, manifest.root / case.image, manifest.root / case.label) for case in manifest.cases}
+    else:
+        sources = find_sources(images, labels, datalist)
+        cases = {source.name: partial(_from_files, source, organ_labels, tumor_labels) for source in sources}
+    written, refused = 0, 0
+    for case, read in track(cases.items(), "writing", console=Console(stderr=True)):
+        try:
+            image, label, notes = read()
+        except VolumeError as error:
+            Console().print(f"[red]refused[/red] {escape(case)}: {escape(str(error))}", soft_wrap=True)
+            refused += 1
+            continue
+        save_nifti(folder / "imagesTr" / f"{case}_0000.nii.gz", image.data, image.affine)
+        save_nifti(folder / "labelsTr" / f"{case}.nii.gz", label.data, label.affine)
+        written += 1
+        if notes:
+            Console().print(f"{escape(case)}: {escape('; '.join(notes))}", soft_wrap=True)
+    if not written:
+        raise ValueError(f"cases must be at least one, got none of {refused} that can be used")
+    record = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "organ": 1, "tumor": 2},
+        "numTraining": written,
+        "file_ending": ".nii.gz",
+    }
+    write_json(folder / "dataset.json", record)
+    Console().print(f"{written} cases in {escape(str(folder))}, {refused} refused", soft_wrap=True)
+    if written < FOLDS:
+        Console().print(f"nnU-Net parts cases into {FOLDS} folds, and there are {written}: train with fold all", soft_wrap=True)
+    return refused
+
+
+def nnunet_folder(variable: str) -> Path:
+    """One of the folders that nnU-Net's users name in their environment.
+
+    Raises:
+        ValueError: The variable is not set.
+    """
+    if not (path := os.environ.get(variable)):
+        raise ValueError(f"{variable} must be set to a folder, got nothing; export {variable}=/path/to/{variable}")
+    return Path(path)
+
+
+def _new_folder(dataset: int, name: str) -> Path:
+    """Make the data set's folder."""
+    raw = nnunet_folder("nnUNet_raw")
+    if not 1 <= dataset <= 999:
+        raise ValueError(f"dataset must be a number from 1 to 999, got {dataset}")
+    if not name or not name.replace("_", "").isalnum():
+        raise ValueError(f"name must be letters, figures and _, got {name!r}")
+    folder = raw / f"Dataset{dataset:03d}_{name}"
+    others = [other.name for other in raw.glob(f"Dataset{dataset:03d}_*") if other != folder or (other / "dataset.json").exists()]
+    if others:
+        raise ValueError(
+            f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it"
+        )
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
+    """A case of `gpu-synth prepare`, which told what there was to tell."""
+    return read_nifti(image), read_nifti(label), []
+
+
+def _from_files(source: Source, organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> tuple[Volume, Volume, list[str]]:
+    """A CT on its own grid, turned to RAS, and its mask on the same."""
+    hu, notes = to_hu(source.image, read_nifti(source.image))
+    image = to_ras(hu)
+    label, label_notes = prepare_label(source, image, organ_labels, tumor_labels)
+    return image, label, notes + label_notes
