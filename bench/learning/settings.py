@@ -51,8 +51,6 @@ class Scale:
         phantoms: Training phantoms, beside the CTs.
         pool: Patches of an offline arm: four for each training scan.
         scans: Scans of each evaluation set.
-        foreground_loss: Take Dice of organ and tumour, over the batch, rather than of all three classes in each patch, as published:
-            a network learns in fewer steps.
         overlap: Of sliding windows.
         precision: Of Lightning's trainer.
         workers: Processes that read patches.
@@ -68,7 +66,6 @@ class Scale:
     phantoms: int
     pool: int
     scans: int
-    foreground_loss: bool = False
     overlap: float = 0.25
     precision: str = "32-true"
     workers: int = 0
@@ -86,7 +83,7 @@ class Scale:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("small", "unet", 3.0, (40, 40, 40), 2, 700, 3e-3, phantoms=6, pool=32, scans=8, foreground_loss=True),
+        Scale("small", "unet", 3.0, (40, 40, 40), 2, 700, 3e-3, phantoms=6, pool=32, scans=8),
         Scale(
             *("paper", "swin-unetr-tiny", 1.0, (96, 96, 96), 2, 20_000, 4e-4),
             phantoms=30,

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from monai.losses import DiceCELoss
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -126,10 +125,7 @@ class Losses(pl.Callback):
 
 def segmenter(scale: Scale) -> SegmentationModule:
     """Make a network, untrained."""
-    module = SegmentationModule(patch_vox=scale.patch_vox, lr=scale.lr, overlap=scale.overlap, network=scale.build())
-    if scale.foreground_loss:
-        module.loss = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, include_background=False, batch=True)
-    return module
+    return SegmentationModule(patch_vox=scale.patch_vox, lr=scale.lr, overlap=scale.overlap, network=scale.build())
 
 
 def save_weights(network: nn.Module, path: Path, about: dict[str, Any]) -> None:

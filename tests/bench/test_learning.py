@@ -19,7 +19,6 @@ from gpu_synth.bench.learning.tables import compared, found, learned, runs
 from gpu_synth.bench.learning.train import OfflineDataModule, about, load_weights, save_weights
 from gpu_synth.evaluate.lesions import SIZES
 from gpu_synth.phantom import phantom
-from gpu_synth.prepare import prepare
 from gpu_synth.volumes import save_nifti
 
 TINY = Scale("tiny", "unet", 8.0, (16, 16, 16), 1, 2, 1e-3, phantoms=1, pool=2, scans=2)
