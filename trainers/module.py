@@ -82,7 +82,8 @@ class SegmentationModule(pl.LightningModule):
         self.lr, self.weight_decay, self.warmup_share = lr, weight_decay, warmup_share
         self.overlap, self.predict_dir, self.probabilities = overlap, Path(predict_dir), probabilities
         self.ema_decay = ema_decay
-        self.network = network or SwinUNETR(1, CLASSES, feature_size=FEATURE_SIZE[size], use_checkpoint=gradient_checkpointing)
+        swin = {"feature_size": FEATURE_SIZE[size], "use_checkpoint": gradient_checkpointing}
+        self.network = SwinUNETR(1, CLASSES, **swin) if network is None else network
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True)
         self.soft_loss = DiceCELoss(softmax=True, squared_pred=True)  # of a share for each class
         self.scores = nn.ModuleDict({name: MeanMetric() for name in ("dsc_organ", "dsc_tumor", "dsc_tumor_empty")})

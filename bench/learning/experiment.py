@@ -29,7 +29,7 @@ def experiment(
         scale: Sizes.
         arms: What is compared, by name.
         seeds: Each gives the weights at the beginning, the patches and the tumours of a run.
-        ct_dir: Folder of healthy CTs, see `prepare_scans`.
+        ct_dir: Folder of healthy CTs, see `prepare_scans`; the same for all runs.
         held_out_ct: The one that is not trained on.
         work: Folder for scans and weights.
         out: Folder for results, a JSON file a run.
@@ -41,14 +41,15 @@ def experiment(
         ValueError: A CT is not there, or `out` holds the result of other settings.
     """
     runs = [(seed, name, out / f"learning-{scale.name}-{name}-seed{seed}.json") for seed, name in product(seeds, arms)]
-    pending = [run for run in runs if not _is_done(run[2], _settings(scale, run[1], arms[run[1]], run[0]))]
+    pending = [run for run in runs if not _is_done(run[2], _settings(scale, run[1], arms[run[1]], run[0]), held_out_ct)]
+    folder = work / f"{scale.name}-without-{held_out_ct}"
     if pending:
-        scans = prepare_scans(work / scale.name, ct_dir, held_out_ct, scale)
+        scans = prepare_scans(folder, ct_dir, held_out_ct, scale)
     for seed, name, path in pending:
         settings = _settings(scale, name, arms[name], seed)
-        weights = work / scale.name / "weights" / f"{name}-seed{seed}.safetensors"
+        weights = folder / "weights" / f"{name}-seed{seed}.safetensors"
         _train(scans, arms[name], scale, seed, weights, settings)
-        result = _score(scans, scale, work / scale.name / "tests", weights)
+        result = _score(scans, scale, folder / "tests", weights)
         out.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as stream:
             stream.write(as_text({**settings, **result}).encode())
@@ -62,12 +63,15 @@ def _settings(scale: Scale, name: str, arm: Arm, seed: int) -> Result:
     return settings
 
 
-def _is_done(path: Path, settings: Result) -> bool:
+def _is_done(path: Path, settings: Result, held_out_ct: str) -> bool:
     """Whether a run has left its result."""
     if not path.exists():
         return False
     known = json.loads(path.read_text())
-    if differing := [key for key, value in settings.items() if known.get(key) != value]:
+    differing = [key for key, value in settings.items() if known.get(key) != value]
+    if known["held_out"][-1] != f"{held_out_ct}_ct":
+        differing.append("held_out_ct")
+    if differing:
         raise ValueError(f"out must hold results of the same settings, got {path} of another {', '.join(differing)}; move it away")
     return True
 

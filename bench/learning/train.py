@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from gpu_synth.bench.learning.scans import Scans
 from gpu_synth.bench.learning.settings import Arm, Scale
 from gpu_synth.files import whole_file
-from gpu_synth.trainers.data import Sample, SynthesisDataModule, collate
+from gpu_synth.trainers.data import SynthesisDataModule, collate
 from gpu_synth.trainers.exact import SeedSteps
 from gpu_synth.trainers.module import SegmentationModule
 from gpu_synth.trainers.step import SynthesisStep
+
+Sample = dict[str, Any]
 
 
 class PooledPatches(Dataset[Sample]):

@@ -74,7 +74,7 @@ def test_what_is_held_out_is_not_trained_on(done, ct_dir, monkeypatch):
     monkeypatch.setattr(training, "segmenter", lambda scale: modules.append(scale) or _stop())
     with pytest.raises(InterruptedError):
         experiment(TINY, TWO, [4], ct_dir, "p8", done[0] / "work", done[0] / "elsewhere")
-    manifest = json.loads((done[0] / "work" / "tiny" / "prepared" / "manifest.json").read_text())
+    manifest = json.loads((done[0] / "work" / "tiny-without-p8" / "prepared" / "manifest.json").read_text())
     result = json.loads(done[1][0].read_text())
     assert set(result["held_out"]) == {"phantom1000", "phantom1001", "p8_ct"}
     names = {case["name"] for case in manifest["cases"]}
@@ -89,7 +89,7 @@ def test_goes_on_with_what_is_missing(done, ct_dir, monkeypatch):
     kept, lost = done[1]
     before, stamp = figures(lost), kept.stat().st_mtime_ns
     lost.unlink()
-    (done[0] / "work" / "tiny" / "weights" / "offline-seed3.safetensors").unlink()
+    (done[0] / "work" / "tiny-without-p8" / "weights" / "offline-seed3.safetensors").unlink()
     trained = []
     monkeypatch.setattr(runs_of, "train", lambda *args: trained.append(args[1]) or training.train(*args))
     again(done, ct_dir)
@@ -109,6 +109,8 @@ def test_scores_weights_that_are_there(done, ct_dir, monkeypatch):
 def test_refuses_results_of_other_settings(done, ct_dir):
     with pytest.raises(ValueError, match=r"same settings, got .*learning-tiny-hu2022-seed3.json of another scale; move it away"):
         again(done, ct_dir, replace(TINY, steps=5))
+    with pytest.raises(ValueError, match="of another held_out_ct; move it away"):
+        experiment(TINY, TWO, [3], ct_dir, "p7", done[0] / "work", done[0] / "out")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_refuses_what_it_cannot_do(ct_dir, tmp_path, options, says):
 
 @pytest.mark.parametrize("offline", [False, True])
 def test_offline_patches_come_again_with_their_tumours(done, offline):
-    root = done[0] / "work" / "tiny" / "prepared"
+    root = done[0] / "work" / "tiny-without-p8" / "prepared"
     options = {"data_dir": str(root), "patch_vox": (16, 16, 16), "samples_per_epoch": 4, "batch_size": 2, "num_workers": 0, "prob": 1.0}
     data = OfflineDataModule(2 if offline else 100, **options)
     data.setup("fit")
