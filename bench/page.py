@@ -87,6 +87,23 @@ def end_to_end(result: dict[str, Any]) -> str:
     return _table(("synthesis", "backend", "workers", "model", "patches/s", "GPU used"), rows)
 
 
+def feeds(result: dict[str, Any]) -> str:
+    """What brings patches to the device."""
+    names = {"feed-resident": "scans on the device", "feed-disk": "memory-mapped files"}
+    rows = [
+        (
+            text,
+            "ours" if row["source"] == "ours" else "none",
+            _how(row),
+            row["workers"],
+            *map(_short, (row["mean_ms"], row["images_per_second"])),
+        )
+        for name, text in names.items()
+        for row in _named(result, name)
+    ]
+    return _table(("patches from", "synthesis", "backend", "workers", "mean ms a batch", "patches/s"), rows)
+
+
 def ratios(result: dict[str, Any]) -> str:
     """What is promised."""
     says = {
@@ -137,7 +154,7 @@ def readme(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__.replace("_", "-"): table
-    for table in (machine, families, classes, published, effects, end_to_end, ratios, cores_needed, cited, readme)
+    for table in (machine, families, classes, published, effects, feeds, end_to_end, ratios, cores_needed, cited, readme)
 }
 
 

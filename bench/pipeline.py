@@ -64,10 +64,11 @@ class PublishedTumorsd(MapTransform, RandomizableTransform):  # type: ignore[mis
         return out
 
 
-def one_core(setting: Setting, banked: bool) -> Case:
+def one_core(device: torch.device, setting: Setting, banked: bool) -> Case:
     """A patch that is all organ through the published method, by one thread.
 
     Args:
+        device: Not used: the method is NumPy's and SciPy's.
         setting: Its size class; "all" takes them in turn.
         banked: Crop textures from a bank, as the authors do, rather than make each anew.
     """

@@ -5,13 +5,14 @@ A row makes its input and says what it reads; with what it returns, these are th
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gpu_synth import TumorSynthesizer, presets
-from gpu_synth.bench import effects, settings, synthesis
+from gpu_synth import presets
+from gpu_synth.bench import effects, feed, liver, settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
 from gpu_synth.kernels import (
     blend,
@@ -19,27 +20,22 @@ from gpu_synth.kernels import (
     edge,
     gaussian,
     growth,
-    lesion,
     placement,
     plan,
     rng,
     shape,
-    sites,
     texture,
     tissue,
-    traits,
     warp,
 )
 from gpu_synth.kernels._cells import Box
-from gpu_synth.lesion_plan import LesionPlan
-from gpu_synth.lesion_table import lesion_table
-from gpu_synth.organs import LIVER
 from gpu_synth.plan import TumorPlan
 from gpu_synth.table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
 RADIUS_MM, NOISE_HU, WARP_STRENGTH, CIRRHOSIS_MM, CIRRHOSIS_HU = 8.0, 12.0, 30.0, 0.8, 8.0
 SYNTHESIS_TESTS = ("test_identity.py",)
+FEED_TESTS = ("trainers/test_bank.py",)
 PUBLISHED_TESTS = ("bench/test_published.py",)
 
 
@@ -193,81 +189,13 @@ def _cirrhosis(device: torch.device, setting: Setting) -> Case:
     return Case(lambda: cirrhosis.cirrhosis(*scans, *rest, backend=_backend(setting)), scans)
 
 
-class LesionCase(NamedTuple):
-    """Patches that are all organ, and lesions of preset "liver" in them."""
-
-    image: Tensor
-    label: Tensor
-    plan: LesionPlan
-
-
-def _lesion_case(device: torch.device, setting: Setting) -> LesionCase:
-    image, label = patches(device, setting)
-    drawn = TumorSynthesizer("liver", prob=1.0, seed=SEED, backend=_backend(setting)).plan(
-        image, label, SPACING_MM, uid=_uids(device, setting)
-    )
-    assert isinstance(drawn, LesionPlan)
-    return LesionCase(image[:, 0], label[:, 0], drawn)
-
-
-def _traits(device: torch.device, setting: Setting) -> Case:
-    table, uid = lesion_table(LIVER, 1.0, device), _uids(device, setting)
-    hu, slots = torch.full((setting.samples,), ORGAN_HU, device=device), (LIVER.count[1], LIVER.satellites[1])
-    return Case(lambda: traits.traits(*table, *slots, SEED, uid, hu, hu / 10.0, _backend(setting)), (*table, uid, hu))
-
-
-def _sites(device: torch.device, setting: Setting) -> Case:
-    _, label, drawn = _lesion_case(device, setting)
-    maps, wanted = sites.Maps(label, torch.zeros_like(label)), sites.Wanted(drawn.lesion, drawn.active)
-    rest = (
-        sites.Rule(LIVER.apart_mm, LIVER.avoid_vessels_to_mm, LIVER.inside_share),
-        SPACING_MM,
-        ORGAN,
-        TUMOUR,
-        SEED,
-        _uids(device, setting),
-        _backend(setting),
-    )
-    return Case(lambda: sites.sites(maps, wanted, *rest), (*maps[:2], *wanted[:2]))
-
-
-def _lesion(device: torch.device, setting: Setting) -> Case:
-    image, label, drawn = _lesion_case(device, setting)
-    lesions = (drawn.centre_vox, drawn.lesion, drawn.active, SEED, _uids(device, setting))
-
-    def run() -> tuple[Tensor, Tensor]:
-        lesion.paint_(image, label, *lesions, SPACING_MM, (0, 0, 0), ORGAN, ORGAN, _backend(setting))  # see _blend
-        return image, label
-
-    return Case(run, (image, label, *lesions))
-
-
 def _family(name: str, what: str, rows: Rows, make: Callable[[torch.device, Setting], Case]) -> Operation:
     return Operation(name, what, (f"kernels/test_{name}.py",), rows, make)
 
 
-def _step_share(device: torch.device, setting: Setting) -> Case:
-    from gpu_synth.bench.training import step_share  # MONAI and Lightning take seconds to import
-
-    return step_share(device, setting)
-
-
-def _published(device: torch.device, setting: Setting) -> Case:
-    from gpu_synth.bench.pipeline import one_core
-
-    return one_core(setting, banked=False)
-
-
-def _published_banked(device: torch.device, setting: Setting) -> Case:
-    from gpu_synth.bench.pipeline import one_core
-
-    return one_core(setting, banked=True)
-
-
-def _end_to_end(device: torch.device, setting: Setting) -> Case:
-    from gpu_synth.bench.pipeline import end_to_end
-
-    return end_to_end(device, setting)
+def _later(module: str, make: str, **options: bool) -> Callable[[torch.device, Setting], Case]:
+    """What a module makes that is imported when it is asked for: MONAI and Lightning take seconds."""
+    return lambda device, setting: getattr(import_module(f"gpu_synth.bench.{module}"), make)(device, setting, **options)
 
 
 OPERATIONS = (
@@ -283,18 +211,39 @@ OPERATIONS = (
     _family("warp", "4 lesions of 8 mm, float32 image", settings.fields, _warp),
     _family("growth", "4 lesions of 8 mm, float32 image", settings.fields, _growth),
     _family("cirrhosis", "nodules and surface, float32 image", settings.fields, _cirrhosis),
-    _family("traits", "6 lesions a sample", settings.scalars, _traits),
-    _family("sites", "6 lesions a sample", settings.fields, _sites),
-    _family("lesion", "preset liver, float32 image", settings.fields, _lesion),
+    _family("crop", "patches out of a packed volume", settings.fields, feed.crops),
+    _family("traits", "6 lesions a sample", settings.scalars, liver.traits_case),
+    _family("sites", "6 lesions a sample", settings.fields, liver.sites_case),
+    _family("lesion", "preset liver, float32 image", settings.fields, liver.lesion_case),
     Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
     Operation("synthesis-liver", "plan and render, all organ, preset liver", ("test_lesion_model.py",), settings.liver, synthesis.liver),
     Operation("effects", "plan and render, organ cut by a border", ("test_lesion_model.py",), settings.effects, effects.case),
     Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
     Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),
     Operation("volume", "the same, lesions per volume kept", SYNTHESIS_TESTS, settings.volume, synthesis.volume),
-    Operation("step-share", "training steps that synthesise", SYNTHESIS_TESTS, settings.step_share, _step_share),
-    Operation("step-share-64x32x32-float32", "training steps that synthesise", SYNTHESIS_TESTS, settings.host_step_share, _step_share),
-    Operation("published", "NumPy and SciPy, one core, fresh texture", PUBLISHED_TESTS, settings.published, _published),
-    Operation("published-banked", "the same, textures made before", PUBLISHED_TESTS, settings.published_banked, _published_banked),
-    Operation("end-to-end", "data loader to model", PUBLISHED_TESTS, settings.end_to_end, _end_to_end),
+    Operation("step-share", "training steps that synthesise", SYNTHESIS_TESTS, settings.step_share, _later("training", "step_share")),
+    Operation(
+        "step-share-64x32x32-float32",
+        "training steps that synthesise",
+        SYNTHESIS_TESTS,
+        settings.host_step_share,
+        _later("training", "step_share"),
+    ),
+    Operation(
+        "published",
+        "NumPy and SciPy, one core, fresh texture",
+        PUBLISHED_TESTS,
+        settings.published,
+        _later("pipeline", "one_core", banked=False),
+    ),
+    Operation(
+        "published-banked",
+        "the same, textures made before",
+        PUBLISHED_TESTS,
+        settings.published_banked,
+        _later("pipeline", "one_core", banked=True),
+    ),
+    Operation("feed-resident", "patches of scans on the device", FEED_TESTS, settings.resident, feed.resident),
+    Operation("feed-disk", "the same, read by workers", FEED_TESTS, settings.from_disk, feed.from_disk),
+    Operation("end-to-end", "data loader to model", PUBLISHED_TESTS, settings.end_to_end, _later("pipeline", "end_to_end")),
 )

@@ -97,5 +97,20 @@ def end_to_end(device: torch.device, full: bool) -> list[Setting]:
     return rows
 
 
+def resident(device: torch.device, full: bool) -> list[Setting]:
+    """A training's batches, healthy and synthesised, from the device's own memory."""
+    return _feed(device, 0)
+
+
+def from_disk(device: torch.device, full: bool) -> list[Setting]:
+    """The same by two workers."""
+    return _feed(device, 2)
+
+
+def _feed(device: torch.device, workers: int) -> list[Setting]:
+    ours = [Setting(ALL, 2, 96, *mode, source="ours", workers=workers) for mode in modes(device) if not mode[1]]
+    return [Setting(ALL, 2, 96, source="none", workers=workers), *ours]
+
+
 def _many(device: torch.device) -> int:
     return 16 if device.type == "cuda" else 1

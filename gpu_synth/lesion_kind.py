@@ -30,7 +30,7 @@ class LesionKind:
         speck_hu: HU of calcified specks.
         speck_share: Share of the volume that is speck.
         edge: Factor on the width of the edge.
-        capsule_hu: HU of a bright rim on its surface.
+        capsule_hu: HU of a bright rim on its surface, in lesions of 10 mm and more; less in smaller ones, as the radius.
         capsule_mm: Half the width of that rim (standard deviation).
         outline: Factor on irregularity, lobulation and spiculation: 0 is an ellipsoid.
     """

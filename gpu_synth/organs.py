@@ -33,7 +33,7 @@ from gpu_synth.lesion_preset import LesionPreset
 # kinds, ours in share and contrast, by what radiology calls typical: half hypodense, as metastases and cholangiocarcinomas in the
 #   portal-venous phase; hyperdense as hypervascular metastases; rims as in target lesions; cysts near water, smooth and sharp; necrosis
 #   and specks of calcium as after treatment; a capsule as hepatocellular carcinoma has it, of the lower half of the published 25 to 120
-#   HU (Hu et al. 2023) and as wide as published (0.8 mm).
+#   HU (Hu et al. 2023) and as wide as published (0.8 mm); ours: fading below a radius of 10 mm, as small nodules hardly have one.
 LIVER = LesionPreset(
     name="liver",
     count=(1, 6),

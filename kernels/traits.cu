@@ -3,6 +3,7 @@
 
 constexpr int THREADS = 256;  // as many as directions
 constexpr float RIM_PART = 0.39f, CAPSULE_PART = 3.76f, EDGE_PART = 1.2f, LEAST_HELD = 0.5f, FLOOR_MARGIN = 1.15f, ENHANCED_HU = 80.0f;
+constexpr float CAPSULE_FROM_MM = 10.0f;
 
 // Columns of the scan's and of a kind's row, and which word draws what: Scan, Kind, Word and ScanWord in kernels/_columns.py.
 enum { ALTER_PROB = 0, LESIONS = 1, AXIS_RATIO = 3, SCAN_IRREGULARITY = 5, SCAN_LOBULATION = 7, SCAN_SPICULATION = 9, SCAN_TEXTURE_MM = 11, EDGE_SHARE = 13,
@@ -97,7 +98,9 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     const float organ = fmaxf(organ_hu[sample], scan[ORGAN_HU]), floor = FLOOR_MARGIN * scan[CNR_FLOOR] * noise_hu[sample];
     const float edge = fminf(fmaxf(scan[EDGE_SHARE] * radius, scan[EDGE_MM]), scan[EDGE_MM + 1]) * row[KIND_EDGE], speck = within(W_SPECK, row + SPECK_HU);
     const float core = within(W_CORE, row + KIND_CORE) * organ, share = within(W_CORE_SHARE, row + KIND_CORE_SHARE), rim = within(W_RIM, row + KIND_RIM) * organ;
-    const float capsule = within(W_CAPSULE, row + CAPSULE_HU), inner = fminf(CAPSULE_PART * row[KIND_CAPSULE_MM] / radius, 1.0f);
+    const float capsule = within(W_CAPSULE, row + CAPSULE_HU) * fminf(radius / CAPSULE_FROM_MM, 1.0f);
+    const float inner = fminf(CAPSULE_PART * row[KIND_CAPSULE_MM] / radius, 1.0f);
+    out[CAPSULE] = capsule;
     const float others = core * (share * share * share) + rim * RIM_PART + capsule * inner + speck * row[SPECK_PART];  // in the lesion's mean
     const float held = fmaxf(1.0f - EDGE_PART * edge / radius, LEAST_HELD), offset = row[OFFSET_HU] * fminf(organ / ENHANCED_HU, 1.0f);
     const float drawn = within(W_BODY, row + KIND_BODY), wanted = (row[TARGET] > 0.0f ? drawn - organ_hu[sample] : drawn * organ) + offset;
@@ -118,7 +121,6 @@ traits_kernel(bool* altered, bool* active, float* lesions, float* cirrhosis, con
     out[REACH] = 1.1f * reach[0];
     out[PUSH] = within(W_PUSH, scan + MASS_EFFECT);
     out[BULGE] = within(W_BULGE, scan + SCAN_BULGE);
-    out[CAPSULE] = capsule;
     out[CAPSULE_MM] = row[KIND_CAPSULE_MM];
     out[HALO] = within(W_HALO, scan + SCAN_HALO) * organ;
     out[HALO_MM] = within(W_HALO_MM, scan + SCAN_HALO_MM);

@@ -34,6 +34,7 @@ RIM_PART = 0.39  # of a rim, in the mean over a ball: the integral of 3 w² exp(
 EDGE_PART = 1.2  # of an edge, over the radius, that a lesion's mean lacks: 3 / √(2 π)
 LEAST_HELD, FLOOR_MARGIN = 0.5, 1.15  # textures do not average out
 ENHANCED_HU = 80.0  # from which on laws with an offset, made for enhanced organs, hold as they are
+CAPSULE_FROM_MM = 10.0  # radius from which a capsule is as bright as drawn: small nodules have hardly any, and were a ring around a hole
 CAPSULE_PART = 3.76  # of a thin capsule, times its half width over the radius: 3 √(π / 2)
 REACH_MARGIN = 1.1  # on the farthest of the directions in which an outline is measured
 
@@ -171,7 +172,7 @@ def _colour(lesion: Tensor, word: Tensor, scan_row: Tensor, row: Tensor, organ_h
     edge = (scan_row[Scan.EDGE_SHARE] * radius).clamp(scan_row[Scan.EDGE_MM], scan_row[Scan.EDGE_MM + 1]) * row[..., Kind.EDGE]
     core, share = of_kind(Word.CORE, Kind.CORE) * organ, of_kind(Word.CORE_SHARE, Kind.CORE_SHARE)
     rim, speck = of_kind(Word.RIM, Kind.RIM) * organ, of_kind(Word.SPECK, Kind.SPECK_HU)
-    capsule, capsule_mm = of_kind(Word.CAPSULE, Kind.CAPSULE_HU), row[..., Kind.CAPSULE_MM]
+    capsule, capsule_mm = of_kind(Word.CAPSULE, Kind.CAPSULE_HU) * (radius / CAPSULE_FROM_MM).clamp_max(1.0), row[..., Kind.CAPSULE_MM]
     within = (CAPSULE_PART * capsule_mm / radius).clamp_max(1.0)
     others = core * (share * share * share) + rim * RIM_PART + capsule * within + speck * row[..., Kind.SPECK_PART]  # in the lesion's mean
     held = (1.0 - EDGE_PART * edge / radius).clamp_min(LEAST_HELD)

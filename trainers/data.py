@@ -1,16 +1,20 @@
 """Healthy scans from `gpu-synth prepare`, as patches with tumours; held-out scans with tumours that stay the same."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 from gpu_synth.manifest import Case, Manifest, load_manifest, read_patch
+from gpu_synth.plan_base import Scope
 from gpu_synth.trainers.augment import Augmentation, window
+from gpu_synth.trainers.bank import VolumeBank, check_budget
+from gpu_synth.trainers.patches import PatchDataset, PatchLocator, PatchPolicy, ResumableLoader, Sample
 from gpu_synth.trainers.sampling import ScanSampler, leave_signals, rank_and_world
 from gpu_synth.trainers.scans import ScanDataset, find_scans
 from gpu_synth.trainers.step import SynthesisStep
@@ -18,35 +22,7 @@ from gpu_synth.trainers.step import SynthesisStep
 HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
 
 # What a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16.
-HOST = ("spacing_mm", "affine", "name", "path", "repeated")
-
-Sample = dict[str, Any]
-
-
-class PatchDataset(Dataset[Sample]):
-    """Patches of healthy scans; which case and where is a function of the run's seed and the sample's uid.
-
-    Args:
-        manifest: Prepared data.
-        cases: The cases to take patches of.
-        patch_vox: Patch shape.
-        seed: The run's seed.
-        organ_share: Share of patches that lie around the organ; the others lie anywhere in the scan.
-    """
-
-    def __init__(self, manifest: Manifest, cases: Sequence[Case], patch_vox: Sequence[int], seed: int, organ_share: float = 1.0) -> None:
-        self.manifest, self.cases, self.patch_vox, self.seed, self.organ_share = manifest, cases, patch_vox, seed, organ_share
-
-    def __getitem__(self, uid: int) -> Sample:
-        """Read the patch of a uid: `image` int16 HU and `label` uint8 `(1, i, j, k)`, `spacing_mm`, `uid`."""
-        word = words(self.seed, torch.tensor([uid]), Purpose.PATCH, 1, 5)[0, 0]
-        case = self.cases[int(to_integer(word[0], 0, len(self.cases) - 1))]
-        first, end = case.organ_bbox_vox if to_uniform(word[4]) < self.organ_share else ((0, 0, 0), case.shape)
-        start = []
-        for axis, n in enumerate(self.patch_vox):  # within the box, or around it where the patch is larger
-            ends = first[axis], end[axis] - n
-            start.append(int(to_integer(word[1 + axis], min(ends), max(ends))))
-        return _sample(self.manifest, case, start, self.patch_vox, uid)
+HOST = ("spacing_mm", "affine", "name", "path", "repeated", "case", "start_vox", "whole")
 
 
 class HeldOutDataset(Dataset[Sample]):
@@ -100,21 +76,11 @@ class OrdinalSampler(DistributedSampler[Any]):
         return iter(range(seen + self.rank, seen - seen % whole + whole, self.world))
 
 
-class ResumableLoader(DataLoader[Sample]):
-    """A loader that Lightning knows to be resumable: its sampler goes on where the data module's own state says."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: see `SynthesisDataModule.state_dict`."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing."""
-
-
 class SynthesisDataModule(pl.LightningDataModule):
     """Feed a trainer with synthetic tumours in healthy scans, made on its device.
 
-    Training patches are read as HU by workers; synthesis, window and augmentation follow on the device. Validation needs no annotated
+    Training scans lie on the device as far as `resident_gib` goes, and patches are cut out there; of the others, workers read patches.
+    Which patch a uid is does not depend on it. Synthesis, window and augmentation follow on the device. Validation needs no annotated
     scan: held-out cases get tumours under fixed uids, the same in every epoch and run. A scan that has tumours already keeps them.
     Scans of `test_dir` are tested as they are.
 
@@ -123,13 +89,18 @@ class SynthesisDataModule(pl.LightningDataModule):
         patch_vox: Patch shape.
         batch_size: Patches a step and process.
         samples_per_epoch: Patches an epoch, over all processes; what does not fill a step of all of them is left out.
-        organ_share: Share of patches that lie around the organ; the others lie anywhere, so that a network learns what is no organ.
+        policy: What patches are centred on.
+        scope: "patch": tumours are drawn for the patch, and one that is centred on organ and altered holds one; where there was no place
+            for it, or it is smaller than a voxel, the patch is counted as skipped. "volume": tumours are drawn for the whole organ, as
+            published, of which the patch shows some or none; for a liver at 1 mm that takes some three times as long.
         val_cases: Names of the held-out cases; none: every fifth case, at least one.
         val_margin_mm: What validation and test see around the organ; null: whole scans.
         test_dir: Folder of annotated scans for `test`, prepared with `--tumor_labels`; none: the held-out cases.
         predict_images: A folder of CT files, files or patterns, for `predict`.
         spacing_mm: What `predict` resamples to; none: what the checkpoint or else `data_dir` was prepared with.
-        num_workers: Processes that read patches.
+        num_workers: Processes that read patches of scans that are not resident; where all are, there are none.
+        resident_gib: GiB of scans (3 bytes a voxel) that lie on the training device; null: half of what a CUDA device has free, none on
+            a CPU; 0: none.
         seed: Key of all randomness.
         preset: What the tumours are drawn from.
         prob: Probability that a training patch is altered.
@@ -148,13 +119,15 @@ class SynthesisDataModule(pl.LightningDataModule):
         patch_vox: Sequence[int] = (96, 96, 96),
         batch_size: int = 2,
         samples_per_epoch: int = 500,
-        organ_share: float = 0.75,
+        policy: PatchPolicy = PatchPolicy(),  # noqa: B008 (frozen)
+        scope: Scope = "patch",
         val_cases: Sequence[str] = (),
         val_margin_mm: float | None = 16.0,
         test_dir: str | None = None,
         predict_images: str | Sequence[str] = (),
         spacing_mm: tuple[float, float, float] | None = None,
         num_workers: int = 2,
+        resident_gib: float | None = None,
         seed: int = 0,
         preset: str = "liver",
         prob: float = 0.9,
@@ -167,8 +140,10 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.data_dir, self.test_dir, self.predict_images = data_dir, test_dir, predict_images
         self.patch_vox, self.batch_size, self.samples_per_epoch = tuple(patch_vox), batch_size, samples_per_epoch
         self.val_cases, self.val_margin_mm, self.num_workers, self.seed = tuple(val_cases), val_margin_mm, num_workers, seed
-        self.window_hu, self.augmentation, self.organ_share = window_hu, augmentation, organ_share
-        self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, **(overrides or {})), soft_labels)
+        self.window_hu, self.augmentation, self.policy, self.scope = window_hu, augmentation, policy, scope
+        self.resident_gib = check_budget(resident_gib)
+        self.bank: VolumeBank | None = None
+        self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, scope=scope, **(overrides or {})), soft_labels)
         self.held_out_synthesizer = TumorSynthesizer(preset, prob=1.0, seed=0, scope="volume", **(overrides or {}))
         self.samples_seen, self.spacing_mm = 0, spacing_mm if spacing_mm is None else tuple(spacing_mm)
 
@@ -197,18 +172,28 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Patches of this rank, from where the run is."""
-        dataset = PatchDataset(self.manifest, self.training, self.patch_vox, self.seed, self.organ_share)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self.bank = self.bank or VolumeBank(self.manifest, self.training, device, self.resident_gib)
+        locator = PatchLocator(self.manifest, self.training, self.patch_vox, self.seed, self.policy)
+        workers = self.num_workers
+        if len(self.bank.resident) == len(self.training):
+            workers = 0
+            warnings.filterwarnings("ignore", "The 'train_dataloader' does not have many workers")  # there is nothing to read
         return ResumableLoader(
-            dataset,
+            PatchDataset(locator, self.bank.resident, self.scope),
             self.batch_size,
             collate_fn=collate,
             sampler=OrdinalSampler(self, *rank_and_world(self.trainer)),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             worker_init_fn=leave_signals,
             pin_memory=torch.cuda.is_available(),
             drop_last=True,
         )
+
+    def teardown(self, stage: str) -> None:
+        """Give the device's memory back."""
+        self.bank = None
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Held-out scans, one at a time."""
@@ -244,18 +229,28 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Synthesise, window and augment, on the device; hand the image over in the precision of the training."""
-        trainer, image = self.trainer, batch["image"].to(torch.float32)
+        trainer = self.trainer
         annotated = trainer is not None and trainer.testing and self.test_dir is not None
         if trainer is not None and trainer.training:
-            image, label, *soft = self.synthesis(image, batch["label"], batch["spacing_mm"], batch["uid"])
+            image, label, *soft = self._synthesised(batch)
             image, label, *soft = self.augmentation(window(image, self.window_hu), label, self.seed, batch["uid"], *soft)
-            batch = {**batch, "label": label, **dict(zip(("occupancy",), soft, strict=False))}
+            batch = {name: value for name, value in batch.items() if name != "whole"}  # what plans were made in has served
+            batch |= {"label": label, **dict(zip(("occupancy",), soft, strict=False))}
         elif "label" in batch and not annotated:
+            image = batch["image"].to(torch.float32)
             image, label = self.held_out_synthesizer(image, batch["label"], batch["spacing_mm"], batch["uid"])
             image, batch = window(image, self.window_hu), {**batch, "label": label}
         else:
-            image = window(image, self.window_hu)
+            image = window(batch["image"].to(torch.float32), self.window_hu)
         return {**batch, "image": image if trainer is None else trainer.precision_plugin.convert_input(image)}
+
+    def _synthesised(self, batch: Sample) -> tuple[Tensor, ...]:
+        """Patches of HU with tumours, their labels, and soft labels where asked for."""
+        assert self.bank is not None
+        image, label = self.bank.patches(batch, self.patch_vox)
+        if self.scope == "volume":
+            return self.synthesis.of_wholes(image, label, batch["spacing_mm"], batch["uid"], self.bank.wholes(batch))
+        return self.synthesis(image, label, batch["spacing_mm"], batch["uid"], batch["aimed"])
 
     def state_dict(self) -> dict[str, Any]:
         """Go into the checkpoint: how far the run is, and the synthesizer's state."""
@@ -272,9 +267,10 @@ class SynthesisDataModule(pl.LightningDataModule):
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Stack samples; what stays on the host stays as it is."""
-    tensors = default_collate([{name: value for name, value in sample.items() if name not in HOST} for sample in samples])
-    return {**tensors, **{name: [sample[name] for sample in samples] for name in HOST if name in samples[0]}}
+    """Stack samples; what stays on the host stays as it is, and a name that some samples lack is stacked of the others."""
+    every = dict.fromkeys(name for sample in samples for name in sample)
+    tensors = {name: default_collate([sample[name] for sample in samples if name in sample]) for name in every if name not in HOST}
+    return {**tensors, **{name: [sample[name] for sample in samples] for name in HOST if name in every}}
 
 
 def _sample(manifest: Manifest, case: Case, start_vox: Sequence[int], size_vox: Sequence[int], uid: int) -> Sample:

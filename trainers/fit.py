@@ -47,7 +47,7 @@ class GpuSynthCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what model and data share; the options that are neither's."""
         parser.link_arguments("data.patch_vox", "model.patch_vox")
-        parser.add_argument("--compile", type=bool, default=False, help="Compile network and synthesis with torch.compile.")
+        parser.add_argument("--compile", type=bool, default=False, help="Compile the network with torch.compile.")
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -113,7 +113,6 @@ class GpuSynthCLI(LightningCLI):
         """Compile in place, so that the names of weights stay as they are."""
         if self._get(self.config_init, "compile"):
             self.model.network.compile()
-            self.datamodule.synthesis.synthesizer.compile()
 
 
 def _loggers(root: str, last: Found | None) -> list[TensorBoardLogger | CSVLogger]:

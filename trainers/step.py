@@ -1,6 +1,7 @@
 """The synthesis step of a training loop: a synthesizer, a clock that does not wait, and a sample to look at."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,17 @@ from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.lesion_preset import LesionPreset
+from gpu_synth.plan_base import Spacing
+
+LEAST_ORGAN_MM3 = 4000.0  # a ball of 1 cm: patches that are not centred on organ and hold less of it are asked for nothing
+
+
+class Whole(NamedTuple):
+    """What a plan is made in: HU and label `(1, 1, i, j, k)`, and where in it the patch begins."""
+
+    image: Tensor
+    label: Tensor
+    origin_vox: tuple[int, int, int]
 
 
 class Example(NamedTuple):
@@ -39,14 +51,56 @@ class SynthesisStep:
         self._seconds = 0.0
         self._events: list[tuple[Any, Any]] = []
 
-    def __call__(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Synthesise; arguments and errors are those of `TumorSynthesizer.forward`; with soft labels, the occupancy comes third."""
+    def __call__(
+        self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None = None, aimed: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Synthesise; arguments and errors are those of `TumorSynthesizer.forward`; with soft labels, the occupancy comes third.
+
+        Args:
+            image: Healthy CT, HU, `(b, 1, i, j, k)`.
+            label: Its labels.
+            spacing_mm: Three host numbers, or three a sample.
+            uid: Ordinals of the samples.
+            aimed: Which samples were chosen to hold a tumour, `(b,)`. Of the others, one with less than `LEAST_ORGAN_MM3` of organ is
+                not asked to, and where it holds none that is not counted as skipped. None: all are asked.
+        """
+
+        def make() -> tuple[Tensor, ...]:
+            if aimed is None and not self.soft_labels:
+                return self.synthesizer(image, label, spacing_mm, uid)  # type: ignore[no-any-return]
+            return self._asked(image, label, spacing_mm, uid, aimed)
+
+        return self._watched(make, image, spacing_mm)
+
+    def of_wholes(
+        self, image: Tensor, label: Tensor, spacing_mm: Sequence[Spacing], uid: Tensor, wholes: Sequence[Whole | None]
+    ) -> tuple[Tensor, ...]:
+        """Synthesise patches whose plans are of whole organs, sample by sample, as wholes have different shapes.
+
+        Args:
+            image: Healthy patches, HU, `(b, 1, i, j, k)`.
+            label: Their labels.
+            spacing_mm: Of each sample.
+            uid: Ordinals of the samples.
+            wholes: What each sample's plan is made in; None: the patch stays as it is.
+        """
+
+        def make() -> tuple[Tensor, ...]:
+            every = [
+                self._of_whole(image[n : n + 1], label[n : n + 1], spacing_mm[n], uid[n : n + 1], wholes[n]) for n in range(len(image))
+            ]
+            return tuple(torch.cat(parts) for parts in zip(*every, strict=True))
+
+        return self._watched(make, image, spacing_mm)
+
+    def _watched(self, make: Callable[[], tuple[Tensor, ...]], image: Tensor, spacing_mm: Any) -> tuple[Tensor, ...]:
+        """Take the time, and an example where one is wanted."""
         healthy = image[:1].clone() if self.keep_example else None
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if image.is_cuda else []  # type: ignore[no-untyped-call]
         begin = time.perf_counter()
         if events:
             events[0].record()
-        out = self._softly(image, label, spacing_mm, uid) if self.soft_labels else self.synthesizer(image, label, spacing_mm, uid)
+        out = make()
         if events:
             events[1].record()
             self._events.append((events[0], events[1]))
@@ -58,15 +112,39 @@ class SynthesisStep:
             self.example = Example(healthy[0, 0], out[0][0, 0].clone(), out[1][0, 0].clone(), (i, j, k))
         return out
 
-    def _softly(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None) -> tuple[Tensor, ...]:
-        """Image, label, and how much of each voxel is lesion."""
-        if uid is None and not self.synthesizer.training:  # nothing is made, see `TumorSynthesizer.forward`
-            return image, label, (label == self.synthesizer.tumor_label).to(torch.float32)
-        plan = self.synthesizer.plan(image, label, spacing_mm, uid)
-        out = self.synthesizer.render(image, label, plan)
-        self.synthesizer.count(torch.stack((plan.active.sum(), plan.skipped.sum())))
-        assert out.occupancy is not None
-        return out.image, out.label, out.occupancy
+    def _asked(self, image: Tensor, label: Tensor, spacing_mm: Any, uid: Tensor | None, aimed: Tensor | None) -> tuple[Tensor, ...]:
+        """Plan, render, and count as skipped what was asked to hold a tumour, was to be altered, and holds none."""
+        synth = self.synthesizer
+        if uid is None and not synth.training:  # nothing is made, see `TumorSynthesizer.forward`
+            return self._result(image, label, (label == synth.tumor_label).to(torch.float32))
+        plan = synth.plan(image, label, spacing_mm, uid)
+        out = synth.render(image, label, plan)
+        missing = plan.skipped | (plan.active.any(1) & ~(out.label == synth.tumor_label).flatten(1).any(1))
+        if aimed is not None:
+            voxel_mm3 = [i * j * k for i, j, k in plan.spacing_mm]
+            least = torch.tensor([LEAST_ORGAN_MM3 / mm3 for mm3 in voxel_mm3]).to(label.device, non_blocking=True)
+            missing &= aimed | ((label == synth.organ_label).flatten(1).sum(1) >= least)
+        synth.count(torch.stack((plan.active.sum(), missing.sum())))
+        return self._result(out.image, out.label, out.occupancy)
+
+    def _of_whole(self, image: Tensor, label: Tensor, spacing_mm: Spacing, uid: Tensor, whole: Whole | None) -> tuple[Tensor, ...]:
+        """One patch, as its whole's plan has it; lesions of which the patch shows nothing are not counted."""
+        synth = self.synthesizer
+        if whole is None:
+            return self._result(image, label, torch.zeros_like(image))
+        plan = synth.plan(whole.image, whole.label, spacing_mm, uid)
+        out = synth.render(image, label, plan, whole.origin_vox)
+        shown = torch.zeros(1 + plan.active.shape[1], dtype=torch.int64, device=label.device)
+        shown = shown.index_fill_(0, out.instances.flatten().to(torch.int64), 1)[1:]
+        synth.count(torch.stack((shown.sum(), plan.skipped.sum())))
+        return self._result(out.image, out.label, out.occupancy)
+
+    def _result(self, image: Tensor, label: Tensor, occupancy: Tensor | None) -> tuple[Tensor, ...]:
+        """With soft labels, the occupancy comes third."""
+        if not self.soft_labels:
+            return image, label
+        assert occupancy is not None
+        return image, label, occupancy
 
     def seconds(self) -> float:
         """Time spent in synthesis so far. Waits for the device."""

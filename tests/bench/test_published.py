@@ -87,7 +87,7 @@ def test_a_bank_gives_textures_as_fresh_ones_are():
 
 
 def test_one_core_is_one_core():
-    case = one_core(Setting("mix", 1, 48), banked=False)
+    case = one_core(torch.device("cpu"), Setting("mix", 1, 48), banked=False)
     case.run()
     wall, processor = time.perf_counter(), time.process_time()
     for _ in range(3):

@@ -19,6 +19,7 @@ from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.kernels import _launch, warp
 from gpu_synth.kernels.cirrhosis import cirrhosis
+from gpu_synth.kernels.crop import Packed, crop
 from gpu_synth.kernels.growth import growth
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.organs import LIVER
@@ -102,6 +103,8 @@ MUTANTS = {
     "nodules reach": ("cirrhosis.cu", "block.around(FAR_IMAGE)", "block.around(0)"),
     "surface barrier": ("surface.cuh", "(unsigned short)sum;\n    }\n    __syncthreads();", "(unsigned short)sum;\n    }"),
     "surface tap": ("surface.cuh", "(bits >> tap & 1ull)", "(bits >> (tap + 1) & 1ull)"),
+    "crop shift": ("crop.cu", "a >> bits | b << (64 - bits)", "a >> bits | c << (64 - bits)"),
+    "crop border": ("crop.cu", "k + EACH <= whole[2]", "k < whole[2]"),
     "interpolation neighbour": ("resample.cuh", "max(from + 1, 0)", "max(from + 2, 0)"),
 }  # fmt: skip
 
@@ -126,12 +129,16 @@ def synthesised(folder, order, monkeypatch):
         spread = torch.tensor([[[12.0, 18.0, 20.0], [30.0, 18.0, 21.0]]]).expand(2, 2, 3), torch.full((2, 2), 5.0), torch.ones(2, 2).bool()
         grown = growth(bright, label[:, 0], None, *spread, *known[:2], 1, ONE_MM, 60, 0, uids(2), backend="cupy")
         diseased = cirrhosis(image[:, 0], label[:, 0], *torch.tensor([[0.5, 1.0], [8.0, 8.0]]), 1, ONE_MM, 0, uids(2), backend="cupy")
+        volumes = Packed(
+            bright.short().flatten(), label.flatten(), torch.tensor([0, bright[0].numel()]), torch.tensor([bright.shape[1:]] * 2).int()
+        )
+        cut = crop(volumes, torch.tensor([[0, 3, -2, 5], [1, 9, 9, 14]]), (9, 8, 32), "cupy")
         lesion_plan = full.plan(bright[:, None], label, ONE_MM, uids(2))
         painted = full.render(bright[:, None], label, lesion_plan)
     except LaunchError:
         return None
     lesion_model = (painted.image, painted.label, *lesion_plan.tensors().values())
-    made = (out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *diseased, *lesion_model)
+    made = (out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *diseased, *cut, *lesion_model)
     return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in made)).hexdigest()
 
 

@@ -6,41 +6,16 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import Precision
-from tiny_training import PATCH_VOX, Recorder, data_of, trainer_of, write_scan
+from tiny_training import Recorder, data_of, trainer_of, write_scan
 
 from gpu_synth.manifest import load_case, load_manifest
 from gpu_synth.prepare import prepare
 from gpu_synth.trainers.augment import window
-from gpu_synth.trainers.data import HELD_OUT_UID, OrdinalSampler, PatchDataset
+from gpu_synth.trainers.data import HELD_OUT_UID, OrdinalSampler
 
 
 def same(a: dict, b: dict) -> bool:
     return all(torch.equal(a[name], b[name]) for name in ("image", "label", "uid"))
-
-
-def test_patch_is_a_function_of_seed_and_uid(cache):
-    data = data_of(cache)
-    data.setup("fit")
-    first, again = (PatchDataset(data.manifest, data.training, PATCH_VOX, seed=3) for _ in range(2))
-    for uid in (0, 5, 2**40):
-        assert same(first[uid], again[uid])
-        assert first[uid]["image"].shape == (1, *PATCH_VOX)
-        assert first[uid]["image"].dtype == torch.int16
-    assert not torch.equal(first[0]["image"], first[1]["image"])
-    assert not torch.equal(first[0]["image"], PatchDataset(data.manifest, data.training, PATCH_VOX, seed=4)[0]["image"])
-
-
-def test_patches_cover_every_training_case_and_hold_organ(cache):
-    data = data_of(cache)
-    data.setup("fit")
-    assert [case.name for case in data.held_out] == ["case3"]
-    patches = [PatchDataset(data.manifest, data.training, PATCH_VOX, seed=0)[uid] for uid in range(200)]
-    with_organ = sum(bool(patch["label"].any()) for patch in patches)
-    assert with_organ >= 180  # the organ's box has corners without organ
-    for case in data.training:
-        larger = PatchDataset(data.manifest, [case], (96, 64, 64), seed=0)[7]
-        assert (larger["image"] == -1024).any(), "beyond the scan there is air"
-        assert larger["label"].sum() == load_case(data.manifest, case)[1].sum(), "a patch larger than the organ's box holds all of it"
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -185,7 +160,7 @@ def test_nothing_is_read_back_from_the_device(cache):
     data.synthesis.keep_example = True
     batch = data.on_before_batch_transfer(batch, 0)
     moved = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    assert {name for name, value in moved.items() if isinstance(value, torch.Tensor)} == {"image", "label", "uid"}
+    assert {name for name, value in moved.items() if isinstance(value, torch.Tensor)} == {"image", "label", "uid", "aimed"}
     out = data.on_after_batch_transfer(moved, 0)
     assert out["image"].device.type == out["label"].device.type == "meta"
     assert data.synthesis.example.image.device.type == "meta"
