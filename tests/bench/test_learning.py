@@ -1,4 +1,4 @@
-"""The learning experiment: end to end at a size that learns nothing, going on where it was stopped, and its tables."""
+"""The learning experiment: end to end with the network of the large scale, going on where it was stopped; and its tables."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ from gpu_synth.evaluate.lesions import SIZES
 from gpu_synth.phantom import phantom
 from gpu_synth.volumes import save_nifti
 
-TINY = Scale("tiny", "unet", 8.0, (16, 16, 16), 1, 2, 1e-3, phantoms=1, pool=2, scans=2)
+TINY = Scale("tiny", "swin-unetr-tiny", 8.0, (64, 32, 32), 1, 2, 1e-3, phantoms=1, pool=2, scans=2)
 TWO = {name: ARMS[name] for name in ("hu2022", "offline")}
 SHAPE, SPACING_MM = (48, 40, 30), (8.0, 8.0, 8.0)
 
