@@ -1,7 +1,7 @@
 """Tables of a page, written from the results that it cites: `python -m gpu_synth.bench.page bench/README.md README.md`.
 
 A page marks the place of a table with `<!-- families of bench/results/name.json -->` and its end with `<!-- end -->`; paths are from the
-repository's root. What stands between them is replaced.
+repository's root, and `*` in one stands for what differs between the runs of `gpu_synth.bench.learning`. What stands between is replaced.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_synth.bench.effects import PLAIN
+from gpu_synth.bench.learning.tables import TABLES as LEARNING
 from gpu_synth.bench.machine import REPOSITORY
 from gpu_synth.bench.settings import ALL
 from gpu_synth.presets import SIZE_CLASSES
@@ -26,8 +27,9 @@ def filled(page: str) -> str:
     """The page with its tables written from the results."""
 
     def block(match: re.Match[str]) -> str:
-        result = json.loads((REPOSITORY / match[3]).read_text())
-        return f"{match[1]}\n{TABLES[match[2]](result)}\n\n{match[4]}"
+        results = [json.loads(path.read_text()) for path in sorted(REPOSITORY.glob(match[3]))]
+        table = _table(*LEARNING[match[2]](results)) if match[2] in LEARNING else TABLES[match[2]](*results)
+        return f"{match[1]}\n{table}\n\n{match[4]}"
 
     return _BLOCK.sub(block, page)
 

@@ -44,6 +44,8 @@ class SegmentationModule(pl.LightningModule):
         ema_decay: Decay, a step, of an exponential moving average of the weights, by which validation and `test` then go, such as 0.999;
             null: none.
         gradient_checkpointing: Compute the encoder's activations again in the backward pass rather than keep them.
+        network: Another network in place of Swin UNETR, with one channel in and three classes out; `size`, `gradient_checkpointing` and
+            what patches Swin UNETR asks for are then of no account.
 
     Raises:
         ValueError: The size is unknown, or the network cannot work on such patches.
@@ -63,22 +65,25 @@ class SegmentationModule(pl.LightningModule):
         probabilities: bool = True,
         ema_decay: float | None = None,
         gradient_checkpointing: bool = False,
+        network: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if size not in FEATURE_SIZE:
             raise ValueError(f"size must be one of {', '.join(FEATURE_SIZE)}, got {size!r}")
-        if len(patch_vox) != 3 or any(n <= 0 or n % STRIDE_VOX for n in patch_vox) or max(patch_vox) == STRIDE_VOX:
+        fits = len(patch_vox) == 3 and all(n > 0 and n % STRIDE_VOX == 0 for n in patch_vox) and max(patch_vox) > STRIDE_VOX
+        if network is None and not fits:
             raise ValueError(
                 f"patch_vox must be three multiples of {STRIDE_VOX}, one of them above it, got {list(patch_vox)}; try [64, 64, 32]"
             )
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, got {ema_decay}; 0.999 is usual")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore="network")
         self.patch_vox = tuple(patch_vox)
         self.lr, self.weight_decay, self.warmup_share = lr, weight_decay, warmup_share
         self.overlap, self.predict_dir, self.probabilities = overlap, Path(predict_dir), probabilities
         self.ema_decay = ema_decay
-        self.network = SwinUNETR(1, CLASSES, feature_size=FEATURE_SIZE[size], use_checkpoint=gradient_checkpointing)
+        swin = {"feature_size": FEATURE_SIZE[size], "use_checkpoint": gradient_checkpointing}
+        self.network = SwinUNETR(1, CLASSES, **swin) if network is None else network
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True)
         self.soft_loss = DiceCELoss(softmax=True, squared_pred=True)  # of a share for each class
         self.scores = nn.ModuleDict({name: MeanMetric() for name in ("dsc_organ", "dsc_tumor", "dsc_tumor_empty")})

@@ -44,6 +44,16 @@ def test_swin_unetr_learns_from_synthetic_tumours(cache, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(before, module.network.parameters(), strict=True))
 
 
+def test_another_network_takes_its_place_and_its_patches(cache, tmp_path):
+    network = nn.Conv3d(1, 3, 3, padding=1)
+    module, before = SegmentationModule(patch_vox=(20, 24, 8), network=network, lr=0.1), network.weight.clone()
+    trainer = trainer_of(tmp_path, limit_train_batches=1)
+    trainer.fit(module, data_of(cache, patch_vox=(20, 24, 8)))
+    assert module.network is network
+    assert not torch.equal(network.weight, before)
+    assert trainer.callback_metrics["val/dsc_organ"].isfinite(), "of a validation with windows of that shape"
+
+
 def test_soft_labels_reach_the_loss_turned_as_the_image_is(cache, tmp_path):
     """Each class's share adds up to one; tumour is what the hard label has, but for its edge; and training goes on them."""
     data = data_of(cache, patch_vox=PATCH_VOX, batch_size=1, soft_labels=True)
