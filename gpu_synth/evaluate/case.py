@@ -134,7 +134,7 @@ def read_prediction(path: Path, reference: Volume, settings: Settings) -> tuple[
     classes, notes = _classes(path, volume, settings.predicted_organ_labels, settings.predicted_tumor_labels, "predicted_")
     label, more = on_grid(path, Volume(classes, volume.affine, volume.placed), reference)
     if settings.postprocess:
-        label = keep_near_organ(label, reference.spacing_mm)
+        label = keep_near_organ(label, to_ras(reference).spacing_mm)
     return label, notes + more
 
 

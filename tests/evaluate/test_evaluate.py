@@ -222,19 +222,28 @@ def test_postprocessing_is_offered_and_said(scans):
     assert "tumours that touch it or lie within 10 mm" in (scans / "out" / "report.html").read_text()
 
 
-def test_other_labels_and_other_orientations(scans):
-    """References 5 and 7, LiTS-like predictions 1 and 2 stored left to right and upside down: the same figures."""
+@pytest.mark.parametrize("postprocess", [False, True])
+def test_other_labels_and_other_orientations(scans, postprocess):
+    """References 5 and 7, LiTS-like predictions 1 and 2, each stored along other axes: the same figures."""
     import nibabel as nib
 
-    before = score(scans)["scores"]["predictions"]
+    def turn(path, axes):
+        orientation = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+        nib.save(nib.load(path).as_reoriented(orientation), path)
+
+    label = organ((A,))
+    label[31, 12:14, 8:10] = 2  # 6 mm from the organ: kept, but not if a step along i were as long as one along k
+    write(scans / "predictions", "case1_ct_seg", label)
+    before = score(scans, postprocess=postprocess)["scores"]["predictions"]
+    assert before["false_positives_per_scan"]["value"] == pytest.approx(3 / 5)
     for path in (scans / "references").iterdir():
         data = np.array([0, 5, 7], np.uint8)[np.asarray(nib.load(path).dataobj)]
         data[0, 0, 0] = 9
         nib.save(nib.Nifti1Image(data, nib.load(path).affine), path)
+        turn(path, "IAR")
     for path in (scans / "predictions").iterdir():
-        turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt("SLP"))
-        nib.save(nib.load(path).as_reoriented(turn), path)
-    out = score(scans, organ_labels=(5,), tumor_labels=(7,))
+        turn(path, "SLP")
+    out = score(scans, organ_labels=(5,), tumor_labels=(7,), postprocess=postprocess)
     assert out["scores"]["predictions"] == before
     assert "values 9 are neither organ nor tumour" in rows(scans / "out" / "cases.csv")[0]["notes"]
 
