@@ -1,8 +1,9 @@
 """Work on one scan after another, here or in processes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -12,11 +13,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+DIED = "its process died, though no other ran beside it, most often for want of memory; crop the scan, or use a machine with more"
+
+
 def each(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result | str]]:
     """Do the same with each item, and yield it with its result as soon as that is there.
 
+    A process that dies takes its whole pool with it, and nobody tells which item it worked on. What was not finished is therefore done in a
+    fresh pool, and after a second death by one process, which dies of the culprit alone.
+
     Args:
-        work: What is done; it and the items must be such as can be sent to a process.
+        work: What is done, again where a process died; it and the items must be such as can be sent to a process.
         items: In any order.
         workers: Processes, of one thread each; 0 works in this process.
 
@@ -26,13 +33,27 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], workers: int) ->
     if workers <= 0:
         yield from ((item, work(item)) for item in items)
         return
+    left = dict(enumerate(items))
+    for _ in range(2):
+        for n, result in _finished(work, left, workers):
+            yield left.pop(n), result
+    while left:
+        for n, result in _finished(work, left, workers=1):
+            yield left.pop(n), result
+        if left:  # one process works in order: it died of the first that is left
+            yield left.pop(min(left)), DIED
+
+
+def _finished(work: Callable[[Item], Result], items: dict[int, Item], workers: int) -> Iterator[tuple[int, Result]]:
+    """Work in a pool, and yield numbers and results until all are there or a process died."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    futures: dict[Future[Result], int] = {}
     try:
-        futures = {pool.submit(work, item): item for item in items}
+        with suppress(BrokenProcessPool):  # a process may die before all is handed over
+            for n, item in items.items():
+                futures[pool.submit(work, item)] = n
         for future in as_completed(futures):
-            try:
+            if not isinstance(future.exception(), BrokenProcessPool):
                 yield futures[future], future.result()
-            except BrokenProcessPool:
-                yield futures[future], "its process died, most often for want of memory; run again with fewer --workers"
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,5 +1,6 @@
 """One scan scored: its files read onto one grid, overlap, surfaces and lesions of what each model predicted."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from gpu_synth.evaluate.pairing import Files
 from gpu_synth.evaluate.postprocess import keep_near_organ
 from gpu_synth.grids import same_grid
 from gpu_synth.volumes import Volume, VolumeError, read_nifti, to_ras
+
+# PyTorch has no exception of its own for this on the CPU: its allocator raises RuntimeError.
+_WANT_OF_MEMORY = re.compile("not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,22 @@ class Case:
 
     Attributes:
         name: From the reference's file.
-        organ_ml: Of the reference.
+        organ_ml: Of the reference, tumours included.
         tumor_ml: Of the reference.
         models: One a model, in their order.
+        organ_drawn: Whether the reference holds the organ's own label; a mask of tumours alone says nothing of the organ.
     """
 
     name: str
     organ_ml: float
     tumor_ml: float
     models: tuple[Scores, ...]
+    organ_drawn: bool
+
+    @property
+    def organ_scored(self) -> bool:
+        """Whether there is an organ to compare with, or known to be none."""
+        return self.organ_drawn or self.organ_ml == 0
 
 
 def score_case(files: Files, settings: Settings) -> Case | str:
@@ -85,14 +96,21 @@ def score_case(files: Files, settings: Settings) -> Case | str:
     try:
         stored, notes = read_reference(files.reference, settings)
         reference = to_ras(stored)
+        organ_drawn = bool((reference.data == 1).any())
+        if not organ_drawn and reference.data.any():
+            notes.append(f"{files.reference.name}: it holds tumours but no organ: the organ is not scored")
         models = tuple(
             _score(stored, notes, prediction, probability, settings)
             for prediction, probability in zip(files.predictions, files.probabilities, strict=True)
         )
-    except (VolumeError, MemoryError) as error:
-        return str(error) or f"{files.reference}: not enough memory"
+    except VolumeError as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _WANT_OF_MEMORY.search(str(error)):
+            raise
+        return f"{files.reference}: not enough memory to score it; run again with fewer --workers, or use a machine with more"
     organ_ml, tumor_ml = (float(np.count_nonzero(reference.data >= least) * reference.voxel_ml) for least in (1, 2))
-    return Case(files.case, organ_ml, tumor_ml, models)
+    return Case(files.case, organ_ml, tumor_ml, models, organ_drawn)
 
 
 def _score(stored: Volume, notes: Sequence[str], prediction: Path | None, probability: Path | None, settings: Settings) -> Scores:
@@ -134,7 +152,7 @@ def read_prediction(path: Path, reference: Volume, settings: Settings) -> tuple[
     classes, notes = _classes(path, volume, settings.predicted_organ_labels, settings.predicted_tumor_labels, "predicted_")
     label, more = on_grid(path, Volume(classes, volume.affine, volume.placed), reference)
     if settings.postprocess:
-        label = keep_near_organ(label, reference.spacing_mm)
+        label = keep_near_organ(label, to_ras(reference).spacing_mm)
     return label, notes + more
 
 

@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
 
 def mean_over_scans(values: Sequence[float]) -> Estimate:
-    """Mean, and the percentile interval of a bootstrap over scans."""
+    """Mean, and the percentile interval of a bootstrap over scans; none where all values are equal, which would be no width at all."""
     kept = np.asarray(values, dtype=np.float64)
     if len(kept) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -40,7 +40,8 @@ def mean_over_scans(values: Sequence[float]) -> Estimate:
 def share_of_lesions(found: Sequence[int], lesions: Sequence[int]) -> Estimate:
     """Share of all lesions that was found, and the interval of a bootstrap over the scans that hold one.
 
-    Where all are found, or none, or one scan holds them all, no resample differs: Wilson's interval, for lesions taken as independent.
+    Where no resample differs, as where all are found, or the same share in every scan, or one scan holds them all: Wilson's interval, for
+    lesions taken as independent.
 
     Args:
         found: Of each scan.
@@ -51,10 +52,18 @@ def share_of_lesions(found: Sequence[int], lesions: Sequence[int]) -> Estimate:
     n, k = int(total.sum()), int(hits.sum())
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    if k in (0, n) or len(total) == 1:
-        wilson = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
-        return Estimate(k / n, float(wilson.low), float(wilson.high), n)
-    return Estimate(k / n, *_bootstrap((hits, total), _share), n)
+    low, high = _bootstrap((hits, total), _share)
+    return _wilson(k, n) if math.isnan(low) else Estimate(k / n, low, high, n)
+
+
+def share_of_scans(held: Sequence[bool]) -> Estimate:
+    """Share of scans of which something holds, and Wilson's interval."""
+    return _wilson(sum(held), len(held)) if held else Estimate(math.nan, math.nan, math.nan, 0)
+
+
+def _wilson(k: int, n: int) -> Estimate:
+    wilson = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(k / n, float(wilson.low), float(wilson.high), n)
 
 
 class Difference(NamedTuple):
@@ -106,7 +115,7 @@ def _p_value(apart: NDArray[np.float64]) -> float:
 
 
 def _bootstrap(data: tuple[NDArray[Any], ...], statistic: Any) -> tuple[float, float]:
-    """Percentile interval; none with fewer than two scans."""
+    """Percentile interval; none with fewer than two scans, or where no resample differs."""
     if len(data[0]) < 2:
         return math.nan, math.nan
     interval = bootstrap(
@@ -119,7 +128,8 @@ def _bootstrap(data: tuple[NDArray[Any], ...], statistic: Any) -> tuple[float, f
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return float(interval.low), float(interval.high)
+    low, high = float(interval.low), float(interval.high)
+    return (low, high) if not math.isclose(low, high, abs_tol=1e-12) else (math.nan, math.nan)  # but for rounding
 
 
 def _mean(values: NDArray[Any], axis: int = -1) -> NDArray[Any]:

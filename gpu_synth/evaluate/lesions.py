@@ -15,6 +15,8 @@ SIZE_EDGES_MM = (5.0, 10.0, 15.0, 20.0)
 SIZES = ("under 5", "5 to 10", "10 to 15", "15 to 20", "over 20")  # mm of equivalent radius; a size on an edge belongs to the larger
 FROC_RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a scan over which the sensitivity is averaged, as in CAMELYON16
 
+MISSED = -1.0  # below every probability
+
 
 class Lesion(NamedTuple):
     """A connected component of tumour, 26-neighbourhood.
@@ -121,9 +123,10 @@ def froc(lesions: Sequence[Lesion], scans: int) -> dict[str, Any]:
     if any(math.isnan(lesion.score) for lesion in (*real, *false)):
         found = sum(lesion.matched for lesion in real)
         return {"false_positives_per_scan": [len(false) / scans], "sensitivity": [found / len(real)], "score": math.nan}
-    # MONAI leaves out the least of all scores, which in its own data is that of lesions missed; the added one sees to it that it is here.
-    false_scores = np.array([*(lesion.score for lesion in false), 0.0])
-    rates, sensitivity = compute_froc_curve_data(false_scores, np.array([lesion.score for lesion in real]), len(real), scans)
+    # MONAI leaves out the least of all scores, which in its own data is that of lesions missed: here it is one that no probability has.
+    false_scores = np.array([*(lesion.score for lesion in false), MISSED])
+    real_scores = np.array([lesion.score if lesion.matched else MISSED for lesion in real])
+    rates, sensitivity = compute_froc_curve_data(false_scores, real_scores, len(real), scans)
     return {
         "false_positives_per_scan": rates.tolist(),
         "sensitivity": sensitivity.tolist(),

@@ -8,7 +8,8 @@ from gpu_synth.evaluate.postprocess import NEAR_MM
 
 SCORES = (
     "DSC: Dice similarity coefficient. NSD: normalised surface distance (surface Dice), the share of both surfaces, by area, that "
-    f"lies within {TOLERANCE_MM:g} mm of the other. Both by MONAI; means are over the scans whose reference holds the organ, or a tumour.",
+    f"lies within {TOLERANCE_MM:g} mm of the other. Both by MONAI; means are over the scans whose reference holds the organ's "
+    "own label, or a tumour: of the organ, a mask of tumours alone says nothing.",
     "Empty reference: DSC and NSD are 1 if the prediction is empty too, else 0, and stand apart from the means. Empty prediction of "
     "what is there: 0. A scan without a prediction counts as an empty one. A scan whose files cannot be read, or whose grids differ, is "
     "refused and counts in no figure; with two models, for neither. Predictions without a reference are not scored.",
@@ -17,9 +18,10 @@ SCORES = (
     "two sizes belongs to the larger. False positives per scan count scans without a tumour too.",
     "FROC: a predicted lesion's score is the mean tumour probability within it; a real one has the best score of those that meet it. "
     "The curve and its mean sensitivity are MONAI's.",
-    f"Intervals: 95 %, percentile bootstrap over scans ({RESAMPLES} resamples, fixed seed, SciPy); none for a single scan. For the "
-    "share of lesions found, over the scans that hold one; where all or none are found, or one scan holds them all, Wilson's interval, "
-    "for lesions taken as independent.",
+    f"Intervals: 95 %, percentile bootstrap over scans ({RESAMPLES} resamples, fixed seed, SciPy); none for a single scan, or where "
+    "all have one value. For the share of lesions found, over the scans that hold one; where no resample differs, as where all or none are "
+    "found or one scan holds them all, Wilson's interval, for lesions taken as independent. For the share of scans without a tumour, or "
+    "without an organ, in which none was predicted: Wilson's.",
 )
 TWO_MODELS = (
     "Differences are paired by scan. p: two-sided sign-flip permutation test of the mean difference (SciPy; exact where the 2ⁿ ways of n "

@@ -61,7 +61,7 @@ def pair(references: Where, predictions: Where, compare: Where | None, probabili
     known = find_files("references", references)
     twice = [name for name, n in Counter(name for name, _ in known).items() if n > 1]
     if twice:
-        raise ValueError(f"references must have names of their own, got {', '.join(twice)} more than once; {GLOBS}")
+        raise ValueError(f"references must have names of their own, got {', '.join(twice)} more than once; {_globs('predictions')}")
     models: dict[str, Where] = {"predictions": predictions} | ({"compare": compare} if compare is not None else {})
     found = [_matched(argument, where, known) for argument, where in models.items()]
     maps = [
@@ -76,18 +76,25 @@ def pair(references: Where, predictions: Where, compare: Where | None, probabili
     return Pairing(cases, tuple(extra for _, extra in found), tuple(each is not None for each in maps))
 
 
+def _globs(argument: str) -> str:
+    """How to name the files of an argument and their references so that they belong together."""
+    return GLOBS.replace("--labels", "--references").replace("--images", f"--{argument}")
+
+
 def _matched(argument: str, where: Where, known: list[tuple[str, Path]]) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Files by their case's name, and the names of those without a reference."""
     files = find_files(argument, where)
     if both := sorted({path.resolve() for _, path in files} & {path.resolve() for _, path in known}):
-        raise ValueError(f"{argument} and references must be different files, got {both[0].name} and {len(both) - 1} more as both; {GLOBS}")
+        raise ValueError(
+            f"{argument} and references must be different files, got {both[0].name} and {len(both) - 1} more as both; {_globs(argument)}"
+        )
     matched = match_names(known, files, ENDINGS)
     unclear = _unclear(matched.first, matched.second)
     if unclear or not matched.pairs:
         names = ", ".join(unclear or [path.name for _, path in files][:3])
         raise ValueError(
             f"{argument} must match references by name, each one at most, got {names} for {known[0][1].name}"
-            f"{' and others' if len(known) > 1 else ''}; {GLOBS.replace('--labels', '--references').replace('--images', f'--{argument}')}"
+            f"{' and others' if len(known) > 1 else ''}; {_globs(argument)}"
         )
     name_of = {path: name for name, path in known}
     return {name_of[reference]: path for _, reference, path in matched.pairs}, tuple(path.name for _, path in matched.second)

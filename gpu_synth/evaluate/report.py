@@ -13,6 +13,7 @@ from gpu_synth.evaluate.case import Case
 from gpu_synth.evaluate.intervals import Estimate
 from gpu_synth.evaluate.lesions import FROC_RATES, SIZES
 from gpu_synth.evaluate.methods import methods
+from gpu_synth.evaluate.pairing import PROBABILITIES
 from gpu_synth.evaluate.summary import Evaluation, Model, Summary, compare, headline
 from gpu_synth.preview import ORGAN_COLOUR, PREDICTED_COLOUR, TUMOR_COLOUR
 
@@ -152,9 +153,10 @@ def _froc_words(summaries: Sequence[Summary], models: Sequence[Model]) -> str:
     if not summaries[0].froc["sensitivity"]:
         return "<p class=small>No scan holds a lesion: there is no FROC.</p>"
     rates, said = ", ".join(f"{rate:g}" for rate in FROC_RATES), []
-    for summary, model in zip(summaries, models, strict=True):
+    for n, (summary, model) in enumerate(zip(summaries, models, strict=True)):
         score = f"mean sensitivity at {rates} false positives per scan {100 * summary.froc['score']:.1f} %"
-        point = "no tumour probabilities were given (<code>--probabilities</code>), so that its FROC is a single point"
+        place = f"a folder <code>{PROBABILITIES}</code> within its predictions" + ("" if n else ", or <code>--probabilities</code>")
+        point = f"no tumour probabilities were given ({place}), so that its FROC is a single point"
         said.append(f"<b>{escape(model.name)}</b>: {score if model.has_probabilities else point}.")
     return "<p class=small>" + " ".join(said) + " The dot is the prediction as it is: its operating point, where a curve ends.</p>"
 
@@ -181,8 +183,8 @@ def _cases(cases: Sequence[Case], names: Sequence[str]) -> str:
     for case in cases:
         for scores, name in zip(case.models, names, strict=True):
             shares = [
-                f"{100 * value:.1f}" + ("" if volume else " (empty)")
-                for volume, each in ((case.tumor_ml, scores.tumor), (case.organ_ml, scores.organ))
+                f"{100 * value:.1f}" + ("" if volume else " (empty)") if scored else "–"
+                for scored, volume, each in ((True, case.tumor_ml, scores.tumor), (case.organ_scored, case.organ_ml, scores.organ))
                 for value in each
             ]
             notes = [*(["no prediction"] if scores.missing else []), *scores.notes]

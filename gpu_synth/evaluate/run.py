@@ -126,7 +126,7 @@ def _pictures(cases: Sequence[Case], files: Sequence[Files], settings: Settings)
     for case in worst(cases):
         scores = case.models[0]
         said = [f"tumour DSC {100 * scores.tumor.dsc:.1f} %"] if case.tumor_ml else []
-        said += [f"organ DSC {100 * scores.organ.dsc:.1f} %"] if case.organ_ml else []
+        said += [f"organ DSC {100 * scores.organ.dsc:.1f} %"] if case.organ_drawn else []
         said.append(f"{scores.count('reference', True)} of {scores.count('reference')} lesions found")
         said.append(f"{scores.count('predicted', False)} false positives")
         png, why = picture(by_name[case.name], settings)

@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gpu_synth.evaluate.case import Case, Scores, Settings
-from gpu_synth.evaluate.intervals import Difference, Estimate, difference, difference_of_shares, mean_over_scans, share_of_lesions
+from gpu_synth.evaluate.intervals import (
+    Difference,
+    Estimate,
+    difference,
+    difference_of_shares,
+    mean_over_scans,
+    share_of_lesions,
+    share_of_scans,
+)
 from gpu_synth.evaluate.lesions import SIZES, froc
 
 
@@ -28,7 +36,7 @@ class Metric(NamedTuple):
 
 
 def _has_organ(case: Case) -> bool:
-    return case.organ_ml > 0
+    return case.organ_drawn
 
 
 def _has_tumor(case: Case) -> bool:
@@ -138,8 +146,8 @@ def summarise(cases: Sequence[Case], model: int) -> Summary:
     lesions = [lesion for each in scores for lesion in each.lesions]
     return Summary(
         means,
-        mean_over_scans([case.models[model].tumor.dsc for case in cases if not _has_tumor(case)]),
-        mean_over_scans([case.models[model].organ.dsc for case in cases if not _has_organ(case)]),
+        share_of_scans([case.models[model].tumor_ml == 0 for case in cases if not _has_tumor(case)]),
+        share_of_scans([case.models[model].organ_ml == 0 for case in cases if case.organ_ml == 0]),
         _share(scores, "reference"),
         tuple(_share(scores, "reference", size) for size in range(len(SIZES))),
         _share(scores, "predicted"),

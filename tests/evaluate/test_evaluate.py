@@ -10,6 +10,7 @@ import pytest
 from masks import SPACING_MM, A, B, organ, write
 
 from gpu_synth.cli import main
+from gpu_synth.evaluate.overlap import overlap
 from gpu_synth.evaluate.run import evaluate
 
 
@@ -29,7 +30,8 @@ def test_figures_are_those_worked_out_by_hand(scans):
     assert out["dsc_tumor"]["value"] == pytest.approx((2 / 3 + 0 + 2 / 3) / 3)
     assert out["dsc_tumor"]["count"] == 3
     assert out["dsc_organ"]["value"] == out["nsd_organ"]["value"] == 1.0
-    assert out["dsc_tumor_empty"] == {"value": 0.5, "interval_95": [0.0, 1.0], "count": 2}
+    wilson = [pytest.approx(0.0945312, abs=1e-6), pytest.approx(0.9054688, abs=1e-6)]  # 1/2 ± 1.96 √(2/4 + 1.96²/4) / (2 + 1.96²)
+    assert out["dsc_tumor_empty"] == {"value": 0.5, "interval_95": wilson, "count": 2}
     assert out["lesions_found"]["value"] == pytest.approx(2 / 3)
     assert out["lesions_found_by_radius_mm"]["under 5"]["value"] == 0.5
     assert out["lesions_found_by_radius_mm"]["10 to 15"]["count"] == 1
@@ -62,6 +64,9 @@ def test_two_models_are_compared_scan_by_scan(scans):
     assert apart["false_positives_per_scan"]["value"] == pytest.approx(2 / 5 - 3 / 5)
     page = (scans / "out" / "report.html").read_text()
     assert "predictions − other" in page
+    one, other = next(line.split("<b>other</b>") for line in page.splitlines() if "FROC is a single point" in line)
+    assert "(a folder <code>probabilities</code> within its predictions, or <code>--probabilities</code>)" in one
+    assert "(a folder <code>probabilities</code> within its predictions)" in other, "the option is for the first model"
     assert "sign-flip permutation test" in page
 
 
@@ -183,11 +188,38 @@ def test_scans_of_no_tumour_at_all(tmp_path):
     json.loads((tmp_path / "out" / "scores.json").read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
 
 
+def test_a_reference_of_tumours_alone_says_nothing_of_the_organ(scans):
+    write(scans / "references", "case0_liver", np.where(organ((A,)) == 2, 2, 0).astype(np.uint8))
+    out = score(scans)["scores"]["predictions"]
+    assert (out["dsc_organ"]["value"], out["dsc_organ"]["count"]) == (1.0, 4)
+    assert (out["dsc_tumor"]["count"], out["dsc_organ_empty"]["count"]) == (3, 0)
+    (row, *_) = rows(scans / "out" / "cases.csv")
+    assert row["dsc_organ"] == row["nsd_organ"] == ""
+    assert "case0_liver.nii.gz: it holds tumours but no organ: the organ is not scored" in row["notes"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: tried 9 bytes")])
+def test_a_scan_too_large_for_the_memory_is_refused_and_the_others_go_on(scans, monkeypatch, error):
+    def fail_for_the_large(reference, predicted, spacing_mm):
+        if np.count_nonzero(reference) == 16 * 14 * 10:
+            raise error
+        return overlap(reference, predicted, spacing_mm)
+
+    monkeypatch.setattr("gpu_synth.evaluate.case.overlap", fail_for_the_large)
+    out = score(scans)
+    assert out["scored"] == 4
+    assert "case4_liver.nii.gz: not enough memory to score it" in out["refused"]["case4_liver"]
+    error = RuntimeError("of another kind")
+    with pytest.raises(RuntimeError, match="of another kind"):
+        score(scans)
+
+
 def test_one_scan_of_nothing(tmp_path):
     for folder in ("references", "predictions"):
         write(tmp_path / folder, "a<b>&", organ() * 0)
     out = score(tmp_path)["scores"]["predictions"]
-    assert out["dsc_organ_empty"] == out["dsc_tumor_empty"] == {"value": 1.0, "interval_95": None, "count": 1}
+    assert out["dsc_organ_empty"] == out["dsc_tumor_empty"]
+    assert out["dsc_tumor_empty"] == {"value": 1.0, "interval_95": [pytest.approx(1 / (1 + 1.959964**2)), pytest.approx(1.0)], "count": 1}
     assert "a&lt;b&gt;&amp;" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -222,19 +254,28 @@ def test_postprocessing_is_offered_and_said(scans):
     assert "tumours that touch it or lie within 10 mm" in (scans / "out" / "report.html").read_text()
 
 
-def test_other_labels_and_other_orientations(scans):
-    """References 5 and 7, LiTS-like predictions 1 and 2 stored left to right and upside down: the same figures."""
+@pytest.mark.parametrize("postprocess", [False, True])
+def test_other_labels_and_other_orientations(scans, postprocess):
+    """References 5 and 7, LiTS-like predictions 1 and 2, each stored along other axes: the same figures."""
     import nibabel as nib
 
-    before = score(scans)["scores"]["predictions"]
+    def turn(path, axes):
+        orientation = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+        nib.save(nib.load(path).as_reoriented(orientation), path)
+
+    label = organ((A,))
+    label[31, 12:14, 8:10] = 2  # 6 mm from the organ: kept, but not if a step along i were as long as one along k
+    write(scans / "predictions", "case1_ct_seg", label)
+    before = score(scans, postprocess=postprocess)["scores"]["predictions"]
+    assert before["false_positives_per_scan"]["value"] == pytest.approx(3 / 5)
     for path in (scans / "references").iterdir():
         data = np.array([0, 5, 7], np.uint8)[np.asarray(nib.load(path).dataobj)]
         data[0, 0, 0] = 9
         nib.save(nib.Nifti1Image(data, nib.load(path).affine), path)
+        turn(path, "IAR")
     for path in (scans / "predictions").iterdir():
-        turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt("SLP"))
-        nib.save(nib.load(path).as_reoriented(turn), path)
-    out = score(scans, organ_labels=(5,), tumor_labels=(7,))
+        turn(path, "SLP")
+    out = score(scans, organ_labels=(5,), tumor_labels=(7,), postprocess=postprocess)
     assert out["scores"]["predictions"] == before
     assert "values 9 are neither organ nor tumour" in rows(scans / "out" / "cases.csv")[0]["notes"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from gpu_synth.evaluate.intervals import difference, difference_of_shares, mean_over_scans, share_of_lesions
+from gpu_synth.evaluate.intervals import difference, difference_of_shares, mean_over_scans, share_of_lesions, share_of_scans
 
 
 def resampled(scans: np.ndarray, statistic, resamples: int = 20000) -> np.ndarray:
@@ -44,21 +44,30 @@ def test_interval_of_a_share_resamples_scans_not_lesions():
 
 
 @pytest.mark.parametrize(
-    ("found", "lesions"), [([3, 1, 2], [3, 1, 2]), ([0, 0], [4, 4]), ([2, 0], [5, 0])], ids=["all", "none", "one-scan"]
+    ("found", "lesions"),
+    [([3, 1, 2], [3, 1, 2]), ([0, 0], [4, 4]), ([2, 0], [5, 0]), ([1, 2, 1, 1, 1], [2, 4, 2, 2, 2])],
+    ids=["all", "none", "one-scan", "half-of-each"],
 )
 def test_where_no_resample_differs_wilsons_interval_stands(found, lesions):
     k, n, z = sum(found), sum(lesions), norm.ppf(0.975)
     centre, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    estimate = share_of_lesions(found, lesions)
-    assert estimate == pytest.approx((k / n, centre - half, centre + half, n), abs=1e-9)
+    wilson = pytest.approx((k / n, centre - half, centre + half, n), abs=1e-9)
+    assert share_of_lesions(found, lesions) == wilson
+    assert share_of_scans([True] * k + [False] * (n - k)) == wilson
 
 
 def test_too_few_scans_have_no_interval():
     assert mean_over_scans([]) == pytest.approx((math.nan, math.nan, math.nan, 0), nan_ok=True)
     assert mean_over_scans([0.4]) == pytest.approx((0.4, math.nan, math.nan, 1), nan_ok=True)
     assert share_of_lesions([0, 0], [0, 0]) == pytest.approx((math.nan, math.nan, math.nan, 0), nan_ok=True)
+    assert share_of_scans([]) == pytest.approx((math.nan, math.nan, math.nan, 0), nan_ok=True)
     assert math.isnan(difference([0.4], [0.3]).p_value)
     assert math.isnan(difference_of_shares([], [], []).p_value)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
+def test_a_mean_of_equal_values_has_no_interval(value):
+    assert mean_over_scans([value] * 7) == pytest.approx((value, math.nan, math.nan, 7), nan_ok=True)
 
 
 def test_p_value_is_the_share_of_sign_flips_as_far_from_zero():
@@ -74,9 +83,11 @@ def test_p_value_is_the_share_of_sign_flips_as_far_from_zero():
 
 def test_equal_models_do_not_differ_and_better_ones_do():
     values = np.random.default_rng(4).random(30)
-    assert difference(values.tolist(), values.tolist()) == ((0.0, 0.0, 0.0, 30), 1.0)
+    same = difference(values.tolist(), values.tolist())
+    assert same.mean == pytest.approx((0.0, math.nan, math.nan, 30), nan_ok=True)
+    assert same.p_value == 1.0
     assert difference((values + 0.1).tolist(), values.tolist()).p_value < 0.001
-    worse = difference(values.tolist(), (values + 0.1).tolist())
+    worse = difference(values.tolist(), (1.1 * values + 0.1).tolist())
     assert worse.mean.high < 0
 
 

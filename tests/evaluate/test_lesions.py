@@ -75,6 +75,14 @@ def test_froc_ends_at_the_operating_point_though_every_lesion_is_found():
     assert (curve["false_positives_per_scan"][0], curve["sensitivity"][0]) == (1.0, 1.0)
 
 
+def test_froc_begins_with_every_lesion_though_its_probability_is_zero():
+    """One is found and one invented where the probability is 0 throughout; a third is missed, and has no score."""
+    real = [lesion(score=0.9), lesion(score=0.0), lesion(score=0.0, matched=False)]
+    curve = froc([*real, lesion(kind="predicted", matched=False, score=0.0)], scans=1)
+    steps = list(zip(curve["false_positives_per_scan"], curve["sensitivity"], strict=True))
+    assert steps == [(1.0, pytest.approx(2 / 3)), (0.0, pytest.approx(1 / 3)), (0.0, 0.0)]
+
+
 def test_froc_without_scores_is_a_point_and_without_lesions_nothing():
     point = froc([lesion(), lesion(matched=False), lesion(kind="predicted", matched=False)], scans=4)
     assert (point["false_positives_per_scan"], point["sensitivity"]) == ([0.25], [0.5])

@@ -1,5 +1,6 @@
 """Which files are one case, and what is refused because it is unclear."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,5 +80,14 @@ def test_what_is_unclear_is_refused(tmp_path, files, says):
 
 def test_names_that_stand_for_two_references_are_refused(tmp_path):
     touch(tmp_path, "r/a.nii", "r/a.nii.gz", "p/a.nii")
-    with pytest.raises(ValueError, match="references must have names of their own, got a more than once"):
+    with pytest.raises(ValueError, match="references must have names of their own, got a more than once") as error:
         paired(tmp_path)
+    assert re.findall(r"--\w+", str(error.value)) == ["--predictions", "--references"]
+
+
+@pytest.mark.parametrize("argument", ["compare", "probabilities", "images"])
+def test_messages_name_the_options_that_there_are(tmp_path, argument):
+    touch(tmp_path, "r/a.nii", "p/a.nii")
+    with pytest.raises(ValueError, match=f"{argument} and references must be different files") as error:
+        paired(tmp_path, **{argument: tmp_path / "r"})
+    assert re.findall(r"--\w+", str(error.value)) == [f"--{argument}", "--references"]
