@@ -197,7 +197,7 @@ def test_options_that_do_not_fit_the_data_are_refused(cache, options, says):
 
 def test_an_epoch_must_hold_a_step_of_every_process(cache):
     data = data_of(cache, samples_per_epoch=7)
-    data.trainer = SimpleNamespace(world_size=4)
+    data.trainer = SimpleNamespace(world_size=4, max_epochs=1)
     with pytest.raises(ValueError, match=r"samples_per_epoch must be at least batch_size 2 × 4 process\(es\), got 7"):
         data.setup("fit")
     data.trainer.world_size = 3
