@@ -106,7 +106,7 @@ def test_what_a_user_cannot_mend_keeps_its_traceback(cache, tmp_path, monkeypatc
     with monkeypatch.context() as before:
         before.setattr(check, refuse)
         assert main(fit) == 2
-    monkeypatch.setattr("gpu_synth.synthesizer.TumorSynthesizer.forward", refuse)
+    monkeypatch.setattr("gpu_synth.synthesizer.TumorSynthesizer.plan", refuse)
     with pytest.raises(ValueError, match="a check of ours"):
         main(fit)
 

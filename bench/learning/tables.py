@@ -4,6 +4,7 @@ Each scan's score is the mean of an arm's seeds; intervals are 95 %, of a bootst
 seeds, whose range stands beside them. Arms are compared scan by scan, by the seeds that both have.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ def _values(of_runs: Sequence[Result], group: str, key: str) -> NDArray[Any]:
 
 def _words(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
     value, low, high = (f"{scale * x:.{digits}f}" for x in estimate[:3])
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if math.isfinite(estimate[1]) else value  # equal values have no interval
 
 
 def _p(value: float) -> str:
