@@ -3,7 +3,6 @@
 import atexit
 import math
 import shutil
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, Case, Setting
+from gpu_synth.bench.timing import one_ahead
 from gpu_synth.kernels import crop
 from gpu_synth.manifest import Manifest
 
@@ -62,7 +62,7 @@ def _feed(device: torch.device, setting: Setting, resident_gib: float) -> Case:
     dataset = PatchDataset(PatchLocator(manifest, manifest.cases, setting.whole_vox, SEED, PatchPolicy()), bank.resident)
     options: dict[str, Any] = {"sampler": range(ENDLESS), "collate_fn": collate, "pin_memory": device.type == "cuda"}
     batches = iter(DataLoader(dataset, setting.samples, num_workers=workers, **options))
-    step, wait = SynthesisStep(synthesizer(setting)) if setting.source == "ours" else None, _one_ahead(device)
+    step, wait = SynthesisStep(synthesizer(setting)) if setting.source == "ours" else None, one_ahead(device)
 
     def run() -> tuple[Tensor, ...]:
         batch = {name: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for name, x in next(batches).items()}
@@ -73,20 +73,6 @@ def _feed(device: torch.device, setting: Setting, resident_gib: float) -> Case:
 
     turn = max(1, workers)  # workers that started together deliver together
     return Case(run, loop=True, warm_up=2 * turn + 2, cycle=turn)
-
-
-def _one_ahead(device: torch.device) -> Callable[[], None]:
-    """Wait for the batch before, as a training would that is one ahead of its device."""
-    done: list[torch.cuda.Event] = []
-
-    def wait() -> None:
-        if device.type == "cuda":
-            done.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
-            done[-1].record()
-            if len(done) > 1:
-                done.pop(0).synchronize()
-
-    return wait
 
 
 @cache

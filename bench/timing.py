@@ -139,3 +139,17 @@ def utilisation(device: torch.device) -> Iterator[list[float]]:
         process.terminate()
         told, _ = process.communicate()
         samples.extend(float(line) / 100 for line in told.split("\n") if line.strip().isdigit())
+
+
+def one_ahead(device: torch.device) -> Callable[[], None]:
+    """Wait for the batch before, as a training would that is one ahead of its device."""
+    done: list[torch.cuda.Event] = []
+
+    def wait() -> None:
+        if device.type == "cuda":
+            done.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+            done[-1].record()
+            if len(done) > 1:
+                done.pop(0).synchronize()
+
+    return wait

@@ -9,6 +9,7 @@ from torch import Tensor
 from gpu_synth.bench.case import SPACING_MM, Case, NoColumns, Setting, patches
 from gpu_synth.bench.settings import CUDA_MODEL
 from gpu_synth.bench.synthesis import synthesizer
+from gpu_synth.bench.timing import one_ahead
 from gpu_synth.trainers.augment import window
 from gpu_synth.trainers.module import SegmentationModule
 from gpu_synth.trainers.step import SynthesisStep
@@ -21,7 +22,7 @@ def trainer(device: torch.device, setting: Setting) -> Callable[[Tensor, Tensor]
     module = SegmentationModule("tiny", setting.whole_vox).to(device).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=4e-4, weight_decay=1e-5)
     precision = torch.bfloat16 if setting.model == CUDA_MODEL else torch.float32
-    done: list[torch.cuda.Event] = []
+    wait = one_ahead(device)
 
     def step(image_hu: Tensor, label: Tensor) -> None:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
@@ -29,11 +30,7 @@ def trainer(device: torch.device, setting: Setting) -> Callable[[Tensor, Tensor]
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            done.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
-            done[-1].record()
-            if len(done) > 1:
-                done.pop(0).synchronize()
+        wait()
 
     return step
 
