@@ -29,7 +29,7 @@ from gpu_synth.lesion_preset import LesionPreset
 # cluster_prob, cluster_mm, ours: now and then; neighbours within the width of a segment. satellite_mm: within 20 mm (Hu et al. 2022).
 #   satellite_prob, satellites, satellite_from_mm, satellite_radius_mm, ours: "several", "small", around "large" lesions.
 # cirrhosis_prob, ours: seldom, as it changes the whole patch. Nodules of 3 to 15 mm and a nodular surface: Hu et al. 2022; surface_mm,
-#   nodule_hu, ours: as subtle as in portal-venous scans; above 0.5 mm a contour looks serrated.
+#   nodule_hu, ours: as subtle as in portal-venous scans, where more looks paved; above 0.5 mm a contour looks serrated.
 # kinds, ours in share and contrast, by what radiology calls typical: half hypodense, as metastases and cholangiocarcinomas in the
 #   portal-venous phase; hyperdense as hypervascular metastases; rims as in target lesions; cysts near water, smooth and sharp; necrosis
 #   and specks of calcium as after treatment; a capsule as hepatocellular carcinoma has it, of the lower half of the published 25 to 120
@@ -68,7 +68,7 @@ LIVER = LesionPreset(
     satellite_mm=20.0,
     cirrhosis_prob=0.1,
     surface_mm=(0.25, 0.5),
-    nodule_hu=(4.0, 8.0),
+    nodule_hu=(2.0, 5.0),
     growth=False,
     kinds=(
         LesionKind("hypodense", 0.48, body=(-0.55, -0.20), texture=(0.05, 0.25)),
