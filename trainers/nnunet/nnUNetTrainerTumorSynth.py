@@ -127,9 +127,9 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
         uid = self.next_uids(len(image))
         image_hu = self.intensity.to_hu(image)
         exact = replace(self.intensity, clip_hu=None) if isinstance(self.intensity, ZScore) else self.intensity  # resampling overshoots
-        self.look(exact, image, image_hu, label, self.synthesizer.organ_label)
-        new_hu, label = self.synthesizer(image_hu, label, self.spacing_mm, uid.to(self.device, non_blocking=True))
-        image = back(self.intensity, image, image_hu, new_hu)
+        if self.look(exact, image, image_hu, label, self.synthesizer.organ_label):
+            new_hu, label = self.synthesizer(image_hu, label, self.spacing_mm, uid.to(self.device, non_blocking=True))
+            image = back(self.intensity, image, image_hu, new_hu)
         samples = []
         for one, target, number in zip(image, label, uid.tolist(), strict=True):
             with drawn_from(self.synthesizer.seed, number, self.device):
