@@ -161,15 +161,16 @@ class HUCheck:
         """
         if self._looks == 0:
             return bool(self._fit)
-        every = (..., *(slice(None, None, -(-n // LOOKED_AT)) for n in image.shape[-3:]))
-        organ, worker = label[every] == organ_label, get_worker_info()
+        i, j, k = (-(-n // LOOKED_AT) for n in image.shape[-3:])
+        image, image_hu, label = (x[..., ::i, ::j, ::k] for x in (image, image_hu, label))
+        organ, worker = label == organ_label, get_worker_info()
         found = bool(organ.any())
-        trouble = unlike_hu(intensity, image[every], image_hu[every], organ) if found else None
+        trouble = unlike_hu(intensity, image, image_hu, organ) if found else None
         if worker is None or worker.id == 0:
             self._fit.fill_(trouble is None)
             self._looks.fill_(0 if found else int(self._looks) - 1)
             if trouble is None and not found and self._looks == 0:
-                values = ", ".join(f"{value:g}" for value in label.unique()[:10].tolist())
+                values = ", ".join(f"{value:g}" for value in torch.unique(label)[:10].tolist())
                 warnings.warn(
                     f"label must hold the organ, got no value {organ_label} in the first {LOOKS} batches, in the last one {values}; "
                     "name the organ's: TumorSynthesizer(organ_label=...)",
