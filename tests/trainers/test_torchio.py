@@ -61,6 +61,15 @@ def test_torchs_seed_and_p_are_honoured():
     assert torch.equal(RandomTumor(synthesizer(prob=0.0))(given)["ct"].data, given["ct"].data)
 
 
+def test_processes_of_one_training_draw_apart_though_they_are_seeded_alike(monkeypatch):
+    transform, given, seen = RandomTumor(synthesizer()), subjects(1)[0], []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        torch.manual_seed(1)
+        seen += [transform(given)["ct"].data for _ in range(2)]
+    assert all_differ(seen)
+
+
 def trained(workers, epochs, state=None, batches=1):
     """A loop of one's own over a loader of subjects; validation without the transform."""
     if state is None:
@@ -139,7 +148,9 @@ def test_what_cannot_be_found_is_named_with_what_there_is():
 def test_without_torchio_the_extra_is_named():
     code = "import sys; sys.modules['torchio'] = None; import gpu_synth.trainers.torchio"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == "ImportError: gpu_synth.trainers.torchio needs TorchIO; pip install 'gpu-synth[torchio]'"
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: TorchIO must be installed, got ")
+    assert last.endswith("; pip install 'gpu-synth[torchio]'")
 
 
 def test_subjects_that_are_no_hu_are_told_once():
