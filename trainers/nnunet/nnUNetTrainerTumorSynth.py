@@ -105,8 +105,8 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
         if (measured := found.get(MARK)) != mark(self.synthesizer):
             others = "without synthetic tumours" if measured is None else f"with those of {measured!r}, not {mark(self.synthesizer)!r}"
             self.print_to_log_file(
-                f"WARNING: the plans clip to {low_hu:.0f} to {high_hu:.0f} HU, which was measured {others}: darker and brighter lesions are "
-                "cut off. Run gpu-synth nnunet-fingerprint with this nnUNet_tumorSynth, then plan and preprocess again."
+                f"WARNING: the plans clip to {low_hu:.0f} to {high_hu:.0f} HU, which was measured {others}: darker and brighter lesions "
+                "are cut off. Run gpu-synth nnunet-fingerprint with this nnUNet_tumorSynth, then plan and preprocess again."
             )
         return ZScore(found["mean"], max(found["std"], 1e-8), (low_hu, high_hu))
 
