@@ -1,8 +1,5 @@
 """TorchIO: a transform of subjects, its history, its loaders."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torchio as tio
@@ -143,14 +140,6 @@ def test_what_cannot_be_found_is_named_with_what_there_is():
     assert torch.equal(made["pet"].data, pet.data)
     with pytest.raises(ValueError, match=r"subject must hold an image 'spleen', got 'ct' .*; name it: label="):
         RandomTumor(synthesizer(), label="spleen")(subjects(1)[0])
-
-
-def test_without_torchio_the_extra_is_named():
-    code = "import sys; sys.modules['torchio'] = None; import gpu_synth.trainers.torchio"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("ImportError: TorchIO must be installed, got ")
-    assert last.endswith("; pip install 'gpu-synth[torchio]'")
 
 
 def test_subjects_that_are_no_hu_are_told_once():
