@@ -13,7 +13,7 @@ tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.tom
 ROOM = Path(str(files("gpu_synth.trainers")))
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {  # where names differ, or a requirement brings another
-    "lightning": {"lightning", "lightning_utilities"},
+    "lightning": {"lightning", "lightning_utilities", "torchmetrics"},
     "nnunetv2": {"nnunetv2", "batchgeneratorsv2"},
     "pytorch-ignite": {"ignite"},
     "pyyaml": {"yaml"},
