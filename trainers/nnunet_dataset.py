@@ -58,6 +58,8 @@ def nnunet_dataset(
     else:
         sources = find_sources(images, labels, datalist)
         cases = {source.name: partial(_from_files, source, organ_labels, tumor_labels) for source in sources}
+    places = {case: (folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "labelsTr" / f"{case}.nii.gz") for case in cases}
+    _refuse_others(folder, [path for place in places.values() for path in place])
     written, refused = 0, 0
     for case, read in track(cases.items(), "writing", console=Console(stderr=True)):
         try:
@@ -65,9 +67,11 @@ def nnunet_dataset(
         except VolumeError as error:
             Console().print(f"[red]refused[/red] {escape(case)}: {escape(str(error))}", soft_wrap=True)
             refused += 1
+            for path in places[case]:  # of a run that ended early
+                path.unlink(missing_ok=True)
             continue
-        save_nifti(folder / "imagesTr" / f"{case}_0000.nii.gz", image.data, image.affine)
-        save_nifti(folder / "labelsTr" / f"{case}.nii.gz", label.data, label.affine)
+        for path, volume in zip(places[case], (image, label), strict=True):
+            save_nifti(path, volume.data, volume.affine)
         written += 1
         if notes:
             Console().print(f"{escape(case)}: {escape('; '.join(notes))}", soft_wrap=True)
@@ -113,6 +117,12 @@ def _new_folder(dataset: int, name: str) -> Path:
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _refuse_others(folder: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder in which other files lie than this data set's: nnU-Net takes each for a case."""
+    if others := sorted(set(folder.glob("*Tr/*")) - set(paths)):
+        raise ValueError(f"{folder} must hold nothing but these cases, got {others[0].relative_to(folder)}; remove it")
 
 
 def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
