@@ -183,7 +183,8 @@ def _voxels(series: Series, slices: Sequence[Slice]) -> tuple[NDArray[Any], list
             if stored.shape != (rows, columns):
                 raise VolumeError(f"{path}: must hold one number a pixel, {rows} rows of {columns}, got an array {stored.shape}")
             slope, intercept = s.rescale or (1.0, 0.0)
-            data[..., k] = _hu(stored, slope, intercept, data.dtype).T
+            number = float if data.dtype == np.float32 else int  # whole numbers stay exact
+            data[..., k] = (stored.astype(number) * number(slope) + number(intercept)).T
             if padding is not None and slope * padding + intercept > TOP_HU:
                 padded += int(np.count_nonzero(stored == padding))
                 data[..., k][(stored == padding).T] = AIR_HU
@@ -191,13 +192,6 @@ def _voxels(series: Series, slices: Sequence[Slice]) -> tuple[NDArray[Any], list
     if any(s.rescale is None for s in slices):
         notes.append("the headers give no rescale slope and intercept: stored values are taken as HU")
     return data, notes
-
-
-def _hu(stored: NDArray[Any], slope: float, intercept: float, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype == np.float32:
-        return (stored * slope + intercept).astype(dtype)
-    hu = stored.astype(np.int64) * round(slope) + round(intercept)
-    return hu.clip(np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)  # some files hold more bits than they say
 
 
 def _dtype(series: Series, slices: Sequence[Slice]) -> type[np.generic]:

@@ -116,7 +116,7 @@ def read_header(path: Path) -> Header | None:
     except InvalidDicomError as error:
         if path.suffix.lower() not in DICOM_ENDINGS:
             return None
-        raise VolumeError(f"{path}: is no readable DICOM file; it is empty or damaged, download it again") from error
+        raise VolumeError(f"{path}: is no readable DICOM file; it is empty, damaged or lacks the mark DICM, download it again") from error
     except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
         if isinstance(error, VolumeError):
             raise
@@ -190,7 +190,7 @@ def check_alike(where: str, slices: Sequence[Slice]) -> None:
     if lost:
         raise VolumeError(
             f"{where}: every slice must give position, orientation and spacing, got none in {lost.path.name}; "
-            "it may be a screenshot or a report: move it out of the folder"
+            "it may be a screenshot (move it out of the folder) or cut short (download it again)"
         )
     shapes = sorted({s.shape for s in slices})
     if len(shapes) > 1 or 0 in shapes[0]:
@@ -203,7 +203,7 @@ def check_alike(where: str, slices: Sequence[Slice]) -> None:
         kinds.append((int(alike.sum()), np.cross(left[0][:3], left[0][3:])))
         left = left[~alike]
     if len(kinds) > 1:
-        told = " and ".join(f"{n} along {np.round(normal, 2).tolist()}" for n, normal in kinds)
+        told = " and ".join(f"{n} along {(np.round(normal, 2) + 0.0).tolist()}" for n, normal in kinds)
         raise VolumeError(f"{where}: slices must be parallel, got {told}; move the others into a folder of their own")
     spacings = np.array([place.spacing_mm for place in places(slices)])
     if np.ptp(spacings, axis=0).max() > 1e-3 * spacings.min():
