@@ -47,6 +47,11 @@ class Series:
         return tuple(dict.fromkeys(s.path for s in self.slices)) or tuple(header.path for header in self.headers)
 
     @property
+    def frame_of_reference(self) -> str:
+        """What its millimetres are counted from, or empty."""
+        return self.headers[0].text("FrameOfReferenceUID")
+
+    @property
     def where(self) -> str:
         """The folder, or the only file, and the series in it, for messages."""
         path = self.files[0].parent if len(self.files) > 1 else self.files[0]
@@ -111,15 +116,35 @@ def read_series(source: Series | str | Path, choose: str | None = None) -> tuple
         VolumeError: there is no CT or more than one, it is damaged or compressed as nothing here can decode, or its slices make no volume.
     """
     series = source if isinstance(source, Series) else choose_series(source, find_series(source), choose)
+    _check_stack(series)
+    for header in series.headers:
+        check_decoder(header)
+    pairs = doubles(series.slices)
+    _check_copies(series, pairs)
+    slices = _once(series, pairs)
+    affine, notes = grid_of(series.where, slices)
+    if pairs:
+        notes.append(f"{len(pairs)} slices are there twice, and alike: one of each is taken")
+    data, changed = _voxels(series, slices)
+    return Volume(data, affine), [*notes, *changed]
+
+
+def read_series_grid(series: Series) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Find a series' shape (i, j, k) and affine, without its voxels.
+
+    Raises:
+        VolumeError: as for `read_series`, as far as headers tell.
+    """
+    _check_stack(series)
+    slices = _once(series, doubles(series.slices))
+    affine, _ = grid_of(series.where, slices)
+    return (*slices[0].shape, len(slices)), affine
+
+
+def _check_stack(series: Series) -> None:
     if series.modality != "CT":
         raise VolumeError(f"{series.where}: must be a CT, got {series.modality or 'no modality'}; choose another series")
     check_alike(series.where, series.slices)
-    for header in series.headers:
-        check_decoder(header)
-    slices, notes = _without_doubles(series)
-    affine, uneven = grid_of(series.where, slices)
-    data, values = _voxels(series, slices)
-    return Volume(data, affine), [*notes, *uneven, *values]
 
 
 def choose_series(folder: str | Path, found: Sequence[Series], choose: str | None = None) -> Series:
@@ -152,9 +177,8 @@ def choose_series(folder: str | Path, found: Sequence[Series], choose: str | Non
     return stacks[0]
 
 
-def _without_doubles(series: Series) -> tuple[list[Slice], list[str]]:
-    """Slices that are there once; copies are dropped, different ones in one place refused."""
-    pairs = doubles(series.slices)
+def _check_copies(series: Series, pairs: Sequence[tuple[Slice, Slice]]) -> None:
+    """Refuse different slices in one place."""
     for a, b in pairs:
         one, other = (next(_pixels(s.path, [s.frame])) for s in (a, b))
         if a.rescale != b.rescale or not np.array_equal(one, other):
@@ -162,9 +186,11 @@ def _without_doubles(series: Series) -> tuple[list[Slice], list[str]]:
                 f"{series.where}: must hold each slice once, got {len(pairs)} twice, the first {a.path.name} and {b.path.name}, "
                 "which differ: it may hold two scans or phases; put each into a folder of its own"
             )
+
+
+def _once(series: Series, pairs: Sequence[tuple[Slice, Slice]]) -> list[Slice]:
     copies = {(b.path, b.frame) for _, b in pairs}
-    slices = [s for s in series.slices if (s.path, s.frame) not in copies]
-    return slices, [f"{len(pairs)} slices are there twice, and alike: one of each is taken"] if pairs else []
+    return [s for s in series.slices if (s.path, s.frame) not in copies]
 
 
 def _voxels(series: Series, slices: Sequence[Slice]) -> tuple[NDArray[Any], list[str]]:

@@ -20,7 +20,7 @@ from gpu_synth.volumes import SPACING_LIMITS_MM, VolumeError
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 INSTALL = "pip install 'gpu-synth[dicom]'"
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_PLACE_MM = 0.01
 _OFF_GRID = 0.1  # of a voxel; positions are often written with two decimals
 _TAGS = [
@@ -244,7 +244,7 @@ def grid_of(where: str, slices: Sequence[Slice]) -> tuple[NDArray[np.float64], l
     if not ((spacing >= least).all() and (spacing <= most).all()):
         raise VolumeError(f"{where}: voxel spacing must lie within {least} to {most} mm, got {spacing.tolist()}; the headers are wrong")
     uneven = [f"slices lie up to {along:.2f} mm off even spacing: taken as even"] if along > 0.02 else []
-    return _LPS_TO_RAS @ affine, uneven
+    return LPS_TO_RAS @ affine, uneven
 
 
 def _check_even(where: str, height_mm: NDArray[np.float64], off_mm: float) -> None:

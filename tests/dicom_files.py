@@ -50,10 +50,11 @@ def write_series(
     for k in range(data.shape[2]):
         if k in skip:
             continue
-        dataset = _blank(CTImageStorage, uid)
+        dataset = blank(CTImageStorage, uid)
         dataset.ImagePositionPatient = [f"{x:.10g}" for x in lps[:3, 3] + k * lps[:3, 2]]
         dataset.ImageOrientationPatient = [f"{x:.10g}" for x in (lps[:3, :2] / spacing[:2]).T.ravel()]
         dataset.PixelSpacing = [f"{spacing[1]:.10g}", f"{spacing[0]:.10g}"]
+        dataset.SliceThickness = f"{spacing[2]:.10g}"
         dataset.InstanceNumber = int(names[k]) + 1
         dataset.RescaleSlope, dataset.RescaleIntercept = str(slope), str(intercept)
         _pixels(dataset, data[..., k].T, slope, intercept, signed)
@@ -68,7 +69,7 @@ def write_enhanced(path: Path, data, at, intercept=-1024, slope=1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     lps = LPS @ at
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    dataset = _blank(EnhancedCTImageStorage, generate_uid())
+    dataset = blank(EnhancedCTImageStorage, generate_uid())
     order = range(data.shape[2])[::-1]
     dataset.NumberOfFrames = data.shape[2]
     measures, orientation, values = Dataset(), Dataset(), Dataset()
@@ -101,7 +102,7 @@ def axial_affine(ras=None, shape=None):
     return turned
 
 
-def _blank(kind, uid) -> FileDataset:
+def blank(kind, uid) -> FileDataset:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ExplicitVRLittleEndian, kind, generate_uid()
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
