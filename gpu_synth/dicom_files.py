@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from gpu_synth.dicom_slices import DICOM_ENDINGS, read_header
+from gpu_synth.dicom_slices import DICOM_ENDINGS, Header, read_header
+from gpu_synth.volumes import VolumeError
 
 _MARK_AT, _MARK = 128, b"DICM"
 
@@ -43,11 +44,16 @@ def in_folder(folder: Path) -> list[Path]:
 
     Its subfolders that hold any are one each. Files in the folder itself are one together where the first is a slice of a CT, and else,
     masks and multi-frame files, one each.
-
-    Raises:
-        VolumeError: the first file is damaged.
     """
     inner = sorted(path for path in folder.iterdir() if not is_hidden(path, folder) and holds_dicom(path))
     files, folders = [path for path in inner if path.is_file()], [path for path in inner if path.is_dir()]
-    header = read_header(files[0]) if files else None
-    return folders + ([folder] if header and len(header.slices) == 1 else files)
+    first = next(filter(None, map(_readable, files)), None)
+    return folders + ([folder] if first and len(first.slices) == 1 else files)
+
+
+def _readable(path: Path) -> Header | None:
+    """A file's header; None where it has none, as reading the case will say."""
+    try:
+        return read_header(path)
+    except VolumeError:
+        return None

@@ -7,7 +7,8 @@ known by their content; only where a file's place, size or times differ is it re
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -121,10 +122,9 @@ def _prepare_case(source: Source, root: Path, settings: dict[str, Any]) -> Done 
     """Prepare and write one case, or say why not; writing errors, such as a full disk, are raised."""
     folder = root / source.name
     try:
-        known = _stamps(source)
-        sha256 = _content(source.image), _content(source.label)
+        known, sha256 = _known(source, stamp), _known(source, content_sha256)
         if case := _kept(source, root, settings, sha256):
-            write_json(folder / "case.json", {"settings": settings, "format": FORMAT, "stamps": known, "case": asdict(case)})
+            _finish(folder, settings, known, case)
             return Done(case, True)
         image, notes = prepare_ct(source.image, settings["spacing_mm"], settings.get("series"))
         chosen = {name: settings[name] for name in ("organ_names", "tumor_names", "series") if name in settings}
@@ -140,23 +140,28 @@ def _prepare_case(source: Source, root: Path, settings: dict[str, Any]) -> Done 
     save_nifti(root / case.image, image.data, image.affine)
     save_nifti(root / case.label, label.data, label.affine)
     save_picture(root / case.picture, case_picture(image, label.data))
-    write_json(folder / "case.json", {"settings": settings, "format": FORMAT, "stamps": known, "case": asdict(case)})
+    _finish(folder, settings, known, case)
     return Done(case, False)
 
 
-def _content(path: Path | None) -> str:
-    """Hash of a source's content; empty where it is not there, as reading it will say."""
-    return content_sha256(files_of(path)) if path is not None and path.exists() else ""
+def _finish(folder: Path, settings: dict[str, Any], stamps: tuple[str, str], case: Case) -> None:
+    """Write what says that a case is there, and what it depends on."""
+    write_json(folder / "case.json", {"format": FORMAT, "settings": settings, "stamps": stamps, "case": asdict(case)})
 
 
-def _stamps(source: Source) -> list[str]:
-    return [stamp(files_of(path)) if path is not None and path.exists() else "" for path in (source.image, source.label)]
+def _known(source: Source, by: Callable[[list[Path]], str]) -> tuple[str, str]:
+    """What tells image and label from others; empty where one is not there or cannot be read, as reading it will say."""
+    told = {"image": "", "label": ""}
+    for name, path in (("image", source.image), ("label", source.label)):
+        with suppress(OSError):
+            told[name] = by(files_of(path)) if path is not None and path.exists() else ""
+    return told["image"], told["label"]
 
 
 def _unchanged(source: Source, root: Path, settings: dict[str, Any]) -> Case | None:
     """The case as an earlier run finished it, where no file of it was touched since."""
     record = _finished(source, root, settings)
-    return Case.from_json(record["case"]) if record and record["stamps"] == _stamps(source) else None
+    return Case.from_json(record["case"]) if record and tuple(record["stamps"]) == _known(source, stamp) else None
 
 
 def _kept(source: Source, root: Path, settings: dict[str, Any], sha256: tuple[str, str]) -> Case | None:

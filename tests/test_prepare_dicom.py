@@ -13,6 +13,7 @@ from dicom_files import axial_affine, to_slices, write_series
 from dicom_mask_files import ellipse_contours, write_rtstruct, write_seg
 
 from gpu_synth.cli import main
+from gpu_synth.grids import to_native
 from gpu_synth.manifest import load_case
 from gpu_synth.phantom import phantom
 from gpu_synth.prepare import prepare
@@ -205,6 +206,27 @@ def test_folders_and_globs_of_dicom_are_found(tmp_path):
     assert [[case.name for case in manifest.cases] for manifest in found] == [["p1"]] * 4
     with pytest.raises(ValueError, match=r"labels must be a folder of \.nii or \.nii\.gz files or of DICOM folders"):
         run(tmp_path, labels=tmp_path / "patients" / "empty")
+
+
+def test_a_damaged_file_does_not_hide_the_others(tmp_path):
+    for name in "ab":
+        write_dicom_case(tmp_path, name)
+        (tmp_path / "labels" / f"{name}.nii.gz").unlink()
+        write_rtstruct(tmp_path / "labels" / f"{name}.dcm", {"Liver": LIVER})
+    (tmp_path / "labels" / "a.dcm").write_bytes(b"")
+    manifest = run(tmp_path, organ_names=("Liver",))
+    assert [case.name for case in manifest.cases] == ["b"]
+    assert manifest.refused[0][1].startswith(f"{tmp_path}/labels/a.dcm: is no readable DICOM file")
+
+
+def test_a_prediction_goes_back_onto_the_grid_of_its_dicom_scan(tmp_path):
+    write_dicom_case(tmp_path)
+    manifest = run(tmp_path, spacing_mm=(1.0, 1.0, 1.0))
+    _, label, _ = load_case(manifest, "a")
+    native = to_native(label[0].numpy(), nib.load(manifest.root / "a" / "label.nii").affine, tmp_path / "images" / "a")
+    np.testing.assert_allclose(native.affine, axial_affine(), atol=1e-6)
+    both = 2 * (native.data & to_slices(organ())).sum() / (native.data.sum() + organ().sum())
+    assert both > 0.97
 
 
 def test_a_mask_without_a_place_is_no_mask_of_a_dicom_scan(tmp_path):
