@@ -21,7 +21,7 @@ from gpu_synth.kernels.gaussian import apply_matrices
 SIGMA_MM, REACH_VOX = 2.5, 7  # of the Gaussian that smooths masks, which is cut at three sigma or wider
 WEIGHT_SUM = 128  # of an axis; a mask's unit is its cube, so that all sums are exact in float32
 CUT = 0.1  # what is below this share of a flat surface's gradient moves nothing: 2.1 sigma away
-MOST_SHIFT, MOST_STRENGTH = 0.6, 0.45  # sigma: a surface is shifted no farther, and its shifts' standard deviation counts up to that
+MOST_SHIFT, MOST_STRENGTH = 0.6, 0.35  # sigma: a surface is shifted no farther, and its shifts' standard deviation counts up to that
 MOST_VOX = 3.0  # that anything is moved along an axis
 MOST_DEPTH, MOST_DEPTH_VOX = 2.2, 6.0  # sigma, and voxels along an axis, between a voxel and the surface's point next to it
 HOLD = 16.0  # times a smoothed mask of other labels is the share of a shift that they hold back

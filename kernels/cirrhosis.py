@@ -7,7 +7,7 @@ organ's HU, times an amplitude; the scan's own noise remains.
 along the normal, within a window of some 2 sigma about the surface (`gpu_synth.kernels._surface`; sigma is 2.4 mm at 1 mm). The profile is
 taken at the surface's point next to x, so that along a normal u is the window times a constant. The window's slope is at most 0.68 / sigma;
 a shift is at most 0.6 sigma, which takes a constant of 0.74 sigma: a flat surface's map has a Jacobian of at least 0.5, and nothing folds.
-Edges and clefts squeeze more, and strengths count up to 0.45 sigma: in the phantom's livers, the least Jacobian found is 0.1.
+Edges and clefts squeeze more, and strengths count up to 0.35 sigma: in the phantom's livers, the least Jacobian found is 0.1.
 
 Of the image, only what medians keep is moved (`gpu_synth.kernels._resample`): edges, not grain, which stays as it is. Noise keeps its
 power that way, and a contour its smoothness; the voxel nearest to x + u would do neither.
@@ -61,10 +61,10 @@ def cirrhosis(
         image: HU, any floating type.
         label: Labels, any integer type; only organ and 0 take each other's place. Other numbers neither move nor are overwritten, and hold
             back the surface next to them.
-        strength: Standard deviation of the surface's shift, mm: 0.4 is fine, 1 is coarse. It counts up to 0.45 sigma, 1.1 mm at 1 mm, and
-            no shift exceeds 0.6 sigma, 1.4 mm there. Septa thinner than a voxel are lost: of 0.8 mm, some 0.68 come out at 1 mm. A
+        strength: Standard deviation of the surface's shift, mm: 0.3 is fine, 0.8 is coarse. It counts up to 0.35 sigma, 0.83 mm at 1 mm;
+            no shift exceeds 0.6 sigma, 1.4 mm there, which takes a fifth of what is coarse: of 0.8 mm, some 0.6 come out at 1 mm. A
             sample of 0 or less, or of numbers that are not finite, stays as it is.
-        nodule_hu: Standard deviation of the nodules' HU, negative for dark nodules. Typically 4 to 10.
+        nodule_hu: Standard deviation of the nodules' HU, negative for dark nodules. Typically 2 to 5.
         organ_label: Number of the organ.
         spacing_mm: Of the voxels, along i, j, k.
         seed: The run's seed: with uid, it draws the nodules.

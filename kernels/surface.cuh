@@ -7,7 +7,7 @@ constexpr int REACH = 7, TAPS = 2 * REACH + 1;  // of the Gaussian that smooths 
 constexpr int DEEP_I = TILE_I + 2 * REACH + 2, DEEP_J = TILE_J + 2 * REACH + 2, DEEP_K = TILE_K + 2 * REACH + 2;  // what a tile and its neighbours see
 constexpr int NEXT_I = TILE_I + 2, NEXT_J = TILE_J + 2, NEXT_K = TILE_K + 2;                                        // a tile and its neighbours
 constexpr float UNIT = 1.0f / 2097152.0f;  // 128⁻³: weights of an axis add up to 128
-constexpr float CUT = 0.1f, MOST_SHIFT = 0.6f, MOST_STRENGTH = 0.45f, MOST_VOX = 3.0f, MOST_DEPTH = 2.2f, MOST_DEPTH_VOX = 6.0f, HOLD = 16.0f;
+constexpr float CUT = 0.1f, MOST_SHIFT = 0.6f, MOST_STRENGTH = 0.35f, MOST_VOX = 3.0f, MOST_DEPTH = 2.2f, MOST_DEPTH_VOX = 6.0f, HOLD = 16.0f;
 constexpr float TO_NORMAL = 4.91f, POWER = 0.14f;  // Tukey's lambda, see kernels/_surface.py
 
 // An axis: weights of distances 0 to 7, one a byte; what makes a difference of two voxels a gradient; sigma; spacing.

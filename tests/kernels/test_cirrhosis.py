@@ -42,9 +42,10 @@ def scan(shape, dtype=torch.float32, label_dtype=torch.uint8, seed=0, others=Tru
 def oracle(wave, points_mm):
     """Profile at points `(n, 3)`, in double, from the formula."""
     angle = 2 * np.pi * (points_mm @ wave[..., :3].reshape(-1, 3).T + wave[..., 3].ravel())
-    second, first = np.sort(np.cos(angle).reshape(len(points_mm), 16, 8).sum(-1) / 2, 1)[:, -2:].T
-    square = (first - second) ** 2
-    return (square / (square + 0.6**2) - 0.3192) / 0.2738
+    fields = np.cos(angle).reshape(len(points_mm), 16, 8).sum(-1) / 2
+    second, first = np.sort(fields, 1)[:, -2:].T
+    square, contrast = (first - second) ** 2, np.linspace(0.4375, 1.5625, 16)[fields.argmax(1)]
+    return (contrast * square / (square + 1) - 0.1873) / 0.2206
 
 
 # ---- nodules ----------------------------------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def test_nodules_are_of_3_to_15_mm(told):
         i *= np.exp(2j * np.pi * wave[..., 3])
         fields = [((i[:, None, f] * j[:, f]).reshape(n * n, -1) @ k[:, f].T).real.reshape(n, n, n) / 2 for f in range(16)]
         second, first = np.partition(fields, 14, 0)[14:]
-        own = np.where(first - second > 0.25, np.argmax(fields, 0), -1)
+        own = np.where(first - second > 0.4, np.argmax(fields, 0), -1)
         found = []
         for field in range(16):
             pieces, _ = ndimage.label(own == field)
@@ -96,14 +97,15 @@ def test_nodules_are_of_3_to_15_mm(told):
 
 
 def test_the_organs_hu_keep_their_mean_and_nodules_have_the_asked_amplitude():
-    """24 patches of 64 mm, some 600 nodules each, 10 HU: mean within 1 HU in each, 0.15 HU over all (4 standard errors); SD within 3 %."""
+    """24 patches of 64 mm, some 600 nodules each, 10 HU: mean within 1 HU in each, 0.15 HU over all; SD within 6 and 1.5 % (3 errors)."""
     image, label = torch.full((24, 64, 64, 64), 100.0), torch.ones(24, 64, 64, 64, dtype=torch.uint8)
     change = diseased(image, label, nodule_hu=10.0).image.double() - 100.0
     mean, sd = change.flatten(1).mean(1), change.flatten(1).std(1)
     print(f"mean {mean.mean():.3f} ± {mean.std() / 24**0.5:.3f}, of a patch ± {mean.std():.3f}; SD {sd.mean():.3f} ± {sd.std():.3f}")
     assert mean.abs().max() < 1.0
     assert mean.mean().abs() < 0.15
-    assert ((sd / 10 - 1).abs() < 0.03).all()
+    assert ((sd / 10 - 1).abs() < 0.06).all()
+    assert abs(sd.mean() / 10 - 1) < 0.015
 
 
 def test_nodules_fill_what_is_organ_afterwards():
@@ -129,13 +131,13 @@ def crossing(image):
 
 @pytest.mark.parametrize(
     ("spacing_mm", "strength", "least"),
-    [(ONE_MM, 0.5, 0.85), (ONE_MM, 0.8, 0.8), ((1.5, 1.5, 1.5), 1.0, 0.7), ((0.7, 0.7, 2.0), 0.5, 0.85)],
+    [(ONE_MM, 0.5, 0.8), (ONE_MM, 0.8, 0.7), ((1.5, 1.5, 1.5), 0.9, 0.65), ((0.7, 0.7, 2.0), 0.5, 0.75)],
     ids=str,
 )
 def test_the_surface_moves_as_nodules_say(spacing_mm, strength, least):
     """A slanted plane in four samples of 2300 columns, some 400 nodules: image and label move by strength times profile, below the limit.
 
-    Septa are thinner than a voxel, which takes some of the deviation (1.5 mm: a fifth). A label is off by up to half a voxel.
+    Widths of a voxel and the limit take some of the deviation. A label moves only where it is off by half a voxel or more.
     """
     i, j = torch.arange(40.0)[:, None, None], torch.arange(64.0)[:, None]
     away_mm = (i - 20 - 0.3 * (j - 32)) * spacing_mm[0] / math.sqrt(1.09)
@@ -155,7 +157,7 @@ def test_the_surface_moves_as_nodules_say(spacing_mm, strength, least):
     assert correlation > 0.95
     assert least * strength < moved_mm.std() <= 1.05 * strength
     assert np.abs(flipped - moved_mm).std() < 0.36 * spacing_mm[0]  # rounding alone: 0.29
-    assert least * strength < flipped.std() < 1.15 * strength
+    assert 0.65 * strength < flipped.std() < 1.15 * strength
 
 
 def surface_map(organ, spacing_mm, strength, uid):
