@@ -1,9 +1,10 @@
 """`gpu-synth fit`, `validate`, `test` and `predict`: Lightning's command line with this project's model, data and monitor."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from gpu_synth.options import Help, Parser
 from gpu_synth.trainers.checkpoint import Found, LastCheckpoint, WholeCheckpointIO, newest_checkpoint, read_checkpoint
 from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.trainers.exact import SameOnAllRanks, SeedSteps
@@ -33,6 +35,10 @@ _NOT_FOR_USERS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 FREE = ("data.patch_vox",)  # of what a checkpoint tells, what may also be told otherwise
+
+
+class _Parser(Parser, LightningArgumentParser):  # type: ignore[misc] # Lightning's adds what only it calls
+    """Lightning's parser, which says what is wrong in one line."""
 
 
 class GpuSynthCLI(LightningCLI):
@@ -124,12 +130,13 @@ def _loggers(root: str, last: Found | None) -> list[TensorBoardLogger | CSVLogge
     return [board, ContinuedCSVLogger(root, last.version, last.logged)]
 
 
-def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
+def train(arguments: Sequence[str], run: bool = True, endings: Mapping[str, str] = MappingProxyType({})) -> GpuSynthCLI:
     """Run Lightning's command line.
 
     Args:
         arguments: Subcommand and options; without the subcommand where nothing is run.
         run: False: only build trainer, model and data.
+        endings: What the help of a subcommand ends with.
     """
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
@@ -138,6 +145,8 @@ def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
         SynthesisDataModule,
         args=with_packaged_configs(arguments),
         save_config_kwargs={"overwrite": True},
+        parser_class=_Parser,
+        parser_kwargs={"prog": "gpu-synth", "formatter_class": Help, **{name: {"epilog": text} for name, text in endings.items()}},
         trainer_defaults={"callbacks": [SeedSteps(), SynthesisMonitor(), LearningRateMonitor(), SameOnAllRanks(), best_checkpoint()]},
         run=run,
     )
