@@ -13,7 +13,7 @@ from gpu_synth.bench.machine import REPOSITORY, is_checkout
 from gpu_synth.bench.measure import Result, measure
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.bench.report import as_text, show
-from gpu_synth.files import whole_file
+from gpu_synth.files import check_folder_to_write, whole_file
 
 WIDTH = 150  # what the widest table takes
 STDERR = 2  # tests are no result: stdout is for figures
@@ -44,6 +44,8 @@ def bench(
         ValueError: A name is unknown or has no row on the device, or the device is not there.
     """
     where = _found(device)
+    if out is not None:
+        check_folder_to_write("out's folder", out.parent)
     on_cuda = where.type == "cuda"
     chosen = rows(names, where, on_cuda if full is None else full)
     console = Console()
@@ -54,6 +56,7 @@ def bench(
         result = measure(chosen, where, seconds if seconds is not None else 0.3 if on_cuda else 2.0, progress=status.update)
     show(result, console)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as stream:
             stream.write(as_text(result).encode())
         console.print(f"wrote {out}")

@@ -64,7 +64,7 @@ def run_to_exit(command: Callable[[], int], debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         if is_mistake(error):
-            print(f"gpu-synth: error: {error}", file=sys.stderr)
+            print(f"gpu-synth: error: {_words(error)}", file=sys.stderr)
             return Exit.MISTAKE
         print(f"gpu-synth: failed: {_what_and_where(error)}{'' if debug else _kept(error)}", file=sys.stderr)
         return Exit.FAILED
@@ -82,6 +82,13 @@ def is_mistake(error: Exception) -> bool:
     trains = any(f.f_code.co_name == "advance" and f.f_globals["__name__"].endswith("loops.training_epoch_loop") for f in frames)
     said = isinstance(error, (ValueError, TypeError, ImportError)) or type(error).__name__ == "MisconfigurationException"
     return not trains and (isinstance(error, OSError) or (said and _was_raised_by_a_check(trace)))
+
+
+def _words(error: Exception) -> str:
+    """Its message; the file system's without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _was_raised_by_a_check(trace: TracebackType) -> bool:

@@ -18,8 +18,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from gpu_synth.conform import MOST_LABELS, describe, prepare_ct, prepare_label
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.manifest import FORMAT, HEADER_BYTES, Case, Manifest, write_json
-from gpu_synth.pool import each
+from gpu_synth.pool import check_workers, each
 from gpu_synth.sources import Source, find_sources
 from gpu_synth.volumes import SPACING_LIMITS_MM, VolumeError, save_nifti
 
@@ -55,8 +56,9 @@ def prepare(
         OSError: the folder cannot be written; what was finished before is kept.
     """
     settings = _settings(spacing_mm, organ_labels, tumor_labels)
+    check_workers(workers)
     sources = find_sources(images, labels, datalist)
-    root = Path(out)
+    root = check_folder_to_write("out", out)
     root.mkdir(parents=True, exist_ok=True)
     kept = {source.name: case for source in sources if (case := _kept(source, root, settings))}
     results: dict[str, Case | str] = dict(kept)

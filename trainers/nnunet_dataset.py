@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from gpu_synth.conform import prepare_label
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.manifest import load_manifest, write_json
 from gpu_synth.sources import Source, find_sources
 from gpu_synth.volumes import Volume, VolumeError, read_nifti, save_nifti, to_hu, to_ras
@@ -66,6 +67,8 @@ def nnunet_dataset(
             Console().print(f"[red]refused[/red] {escape(case)}: {escape(str(error))}", soft_wrap=True)
             refused += 1
             continue
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
         save_nifti(folder / "imagesTr" / f"{case}_0000.nii.gz", image.data, image.affine)
         save_nifti(folder / "labelsTr" / f"{case}.nii.gz", label.data, label.affine)
         written += 1
@@ -98,7 +101,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def _new_folder(dataset: int, name: str) -> Path:
-    """Make the data set's folder."""
+    """The data set's folder, which is made with the first case."""
     raw = nnunet_folder("nnUNet_raw")
     if not 1 <= dataset <= 999:
         raise ValueError(f"dataset must be a number from 1 to 999, got {dataset}")
@@ -110,9 +113,7 @@ def _new_folder(dataset: int, name: str) -> Path:
         raise ValueError(
             f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it"
         )
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    return folder
+    return check_folder_to_write("nnUNet_raw", folder)
 
 
 def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
