@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.checks import check_spacing
+from gpu_synth.checks import check_range, check_spacing
 from gpu_synth.comparison import COLOURS, comparison
 from gpu_synth.conform import MOST_LABELS, prepare_ct, prepare_label
 from gpu_synth.files import check_folder_to_write
@@ -64,8 +64,8 @@ def preview_files(
     _check_picture(gallery, compare, preset, overrides)
     if not -(2**63) <= uid < 2**63:
         raise ValueError(f"uid must be an integer of 64 bits, got {uid}")
-    if window_hu and window_hu[0] >= window_hu[1]:
-        raise ValueError(f"window_hu must be (low, high) with low < high, got {tuple(window_hu)}; swap them")
+    if window_hu:
+        check_range("window_hu", window_hu)
     synthesizers = {name: TumorSynthesizer(name, prob=1.0, seed=seed, scope="volume", **(overrides or {})) for name in compare or (preset,)}
     if Path(out).is_dir():
         raise ValueError(f"out must be a file to write, got the folder {out}; name the file: {Path(out) / 'preview.png'}")

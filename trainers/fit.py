@@ -14,8 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.options import Help, Parser
-from gpu_synth.trainers.checkpoint import Found, LastCheckpoint, WholeCheckpointIO, newest_checkpoint, read_checkpoint
+from gpu_synth.trainers.checkpoint import Found, LastCheckpoint, WholeCheckpointIO, check_weights, newest_checkpoint, read_checkpoint
 from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.trainers.exact import SameOnAllRanks, SeedSteps
 from gpu_synth.trainers.logs import ContinuedCSVLogger
@@ -34,6 +35,7 @@ _NOT_FOR_USERS = (
     "The dirpath has changed",  # a run that goes on from a path has a folder, and a best checkpoint, of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+_LOADERS = {"validate": "val", "test": "test", "predict": "predict"}  # what feeds a subcommand
 FREE = ("data.patch_vox",)  # of what a checkpoint tells, what may also be told otherwise
 
 
@@ -49,6 +51,7 @@ class GpuSynthCLI(LightningCLI):
     """
 
     _last: Found | None = None  # the run that goes on in its own folder
+    _weights: Path | None = None  # the checkpoint that was named or found
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what model and data share; the options that are neither's."""
@@ -68,7 +71,10 @@ class GpuSynthCLI(LightningCLI):
         found = self._find_last(subcommand) if path == "last" else read_checkpoint(Path(path)) if path and Path(path).is_file() else None
         if found is None and subcommand in ("predict", "test", "validate"):  # Lightning would take random weights
             raise ValueError(f"ckpt_path must be a checkpoint of gpu-synth fit, got {path}; such as runs/version_0/checkpoints/last.ckpt")
+        if found is None and path and Path(path).suffix and "://" not in path:
+            raise ValueError(f"ckpt_path must be a checkpoint that is there, got {path}; --ckpt_path last takes the newest")
         if found is not None:
+            self._weights = found.path
             self._take(found, parser, args)
         if path == "last":
             self.config[subcommand]["ckpt_path"] = None if found is None else str(found.path)
@@ -114,6 +120,20 @@ class GpuSynthCLI(LightningCLI):
         if config.get("logger") is None:
             kwargs["logger"] = _loggers(config.get("default_root_dir") or ROOT, self._last)
         return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Look at data and weights now, as Lightning does after a logger has made the run's folder."""
+        if self.subcommand is None:
+            return
+        if self.subcommand == "predict":
+            check_folder_to_write("model.predict_dir", self.model.predict_dir)
+        check_folder_to_write("trainer.default_root_dir", self.trainer.default_root_dir)
+        self.datamodule.trainer = self.trainer
+        self.datamodule.setup(self.subcommand)
+        if self.subcommand != "fit":
+            getattr(self.datamodule, f"{_LOADERS[self.subcommand]}_dataloader")()
+        if self._weights is not None:
+            check_weights(self._weights, self.model)
 
     def before_fit(self) -> None:
         """Compile in place, so that the names of weights stay as they are."""
