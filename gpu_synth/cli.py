@@ -103,7 +103,7 @@ def validate(arguments: Sequence[str]) -> int:
 def test(arguments: Sequence[str]) -> int:
     """Score annotated scans: --data.test_dir.
 
-    gpu-synth test --config liver.yaml --data.data_dir cache --data.test_dir annotated --ckpt_path runs/liver/version_0/checkpoints/best.ckpt
+    gpu-synth test --config liver.yaml --data.data_dir cache --data.test_dir annotated --ckpt_path runs/version_0/checkpoints/best.ckpt
     """
     return _lightning(test, arguments)
 
@@ -135,7 +135,8 @@ def doctor(arguments: Sequence[str]) -> int:
     """
     from argparse import ArgumentParser, RawDescriptionHelpFormatter  # the standard library's: a doctor must not need what it looks for
 
-    from gpu_synth.doctor import examine, show
+    from gpu_synth.doctor import examine
+    from gpu_synth.doctor_report import show
 
     parser = ArgumentParser(
         prog="gpu-synth doctor",

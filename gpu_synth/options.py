@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 _MANY = {int: ("whole numbers", "1,2"), float: ("numbers", "0.5,1"), str: ("names", "a,b")}
@@ -35,9 +35,7 @@ class Parser(ArgumentParser):
         raise ValueError(in_words(getattr(ex, "subcommand_parser", None) or self, message)) from ex
 
 
-def call(
-    run: Callable[..., Any], arguments: Sequence[str], prog: str, ending: str, to_json: Callable[[Any], Any] | None = None
-) -> Any:
+def call(run: Callable[..., Any], arguments: Sequence[str], prog: str, ending: str, to_json: Callable[[Any], Any] | None = None) -> Any:
     """Make options of a function's parameters and help of its docstring; call it with what was given.
 
     Args:
@@ -51,7 +49,7 @@ def call(
         What the function returned.
     """
     parser = Parser(prog=prog, epilog=ending, formatter_class=Help)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options and their values.")
+    parser.add_argument("--config", action="config", help="YAML file of options and their values.")
     parser.add_function_arguments(run, as_group=False, as_positional=False, fail_untyped=True, sub_configs=True)
     parser.description = (run.__doc__ or "").strip().splitlines()[0]
     if to_json:

@@ -39,7 +39,7 @@ _LOADERS = {"validate": "val", "test": "test", "predict": "predict"}  # what fee
 FREE = ("data.patch_vox",)  # of what a checkpoint tells, what may also be told otherwise
 
 
-class _Parser(Parser, LightningArgumentParser):  # type: ignore[misc] # Lightning's adds what only it calls
+class _Parser(Parser, LightningArgumentParser):
     """Lightning's parser, which says what is wrong in one line."""
 
 
