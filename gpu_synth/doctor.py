@@ -170,10 +170,9 @@ def _cupy(findings: Findings) -> None:
     usable = any(device.usable for device in findings.devices)
     installed = cupy_packages()
     if len(installed) > 1:
+        what = f"{len(installed)} packages are CuPy and overwrite each other: {', '.join(installed)}"
         mend = f"pip uninstall --yes {' '.join(installed)} && pip install {_launch.extra()}"
-        findings.problems.append(
-            Problem(f"{len(installed)} packages are CuPy and overwrite each other: {', '.join(installed)}", mend, usable)
-        )
+        findings.problems.append(Problem(what, mend, serious=usable))
     if installed:
         try:
             findings.cupy = _compiler.cupy_versions()
@@ -197,12 +196,8 @@ def _kernels(findings: Findings) -> None:
     findings.kernels = _compiler.compile_families(0)
     broken = [kernel for kernel in findings.kernels if kernel.error]
     if broken:
-        why = " ".join(broken[0].error.split())[:300]
-        findings.problems.append(
-            Problem(
-                f"{', '.join(kernel.family for kernel in broken)}: no kernels, as {why}", f"pip install --force-reinstall {_launch.extra()}"
-            )
-        )
+        names, why = ", ".join(kernel.family for kernel in broken), " ".join(broken[0].error.split())[:300]
+        findings.problems.append(Problem(f"kernels do not compile: {names}; {why}", f"pip install --force-reinstall {_launch.extra()}"))
     folder = _compiler.cache_folder()
     known = next(place for place in (folder, *folder.parents) if place.exists())
     if not os.access(known, os.W_OK):

@@ -97,7 +97,8 @@ def _was_raised_by_a_check(trace: TracebackType) -> bool:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
     raised = dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
-    return raised and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in CHECKING
+    known = trace.tb_frame.f_globals  # the package first: a module that is run is named __main__
+    return raised and str(known.get("__package__") or known.get("__name__")).partition(".")[0] in CHECKING
 
 
 def _what_and_where(error: Exception) -> str:
