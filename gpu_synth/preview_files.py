@@ -16,7 +16,7 @@ from gpu_synth.files import check_folder_to_write
 from gpu_synth.gallery import gallery as draw_gallery
 from gpu_synth.phantom import phantom
 from gpu_synth.plan_base import Spacing
-from gpu_synth.preview import ABDOMEN_HU, preview, save_png
+from gpu_synth.preview import preview, save_png
 from gpu_synth.sources import Source
 from gpu_synth.volumes import SPACING_LIMITS_MM
 
@@ -54,7 +54,7 @@ def preview_files(
         seed: Key of all randomness.
         preset: What the tumours are drawn from.
         overrides: Fields of the preset and their new values.
-        window_hu: HU shown as black and as white; by default −160 and 240, in a gallery 200 HU around the organ's median.
+        window_hu: HU shown as black and as white; by default 200 HU around the organ's median.
 
     Raises:
         ValueError: A file cannot be used, an argument is out of range, or arguments do not go together.
@@ -69,14 +69,16 @@ def preview_files(
     synthesizers = {name: TumorSynthesizer(name, prob=1.0, seed=seed, scope="volume", **(overrides or {})) for name in compare or (preset,)}
     if Path(out).is_dir():
         raise ValueError(f"out must be a file to write, got the folder {out}; name the file: {Path(out) / 'preview.png'}")
+    if Path(out).suffix.lower() != ".png":
+        raise ValueError(f"out must end in .png, got {out}; such as {out}.png")
     folder = check_folder_to_write("out's folder", Path(out).parent)
     image_hu, organ = _read(image, label, spacing, organ_labels) if image and label else _phantom(uid, seed, spacing)
     if gallery:
         figure = draw_gallery(image_hu, organ, preset, spacing, uid=uid, seed=seed, overrides=overrides, window_hu=window_hu)
     elif compare:
-        figure = comparison(image_hu, organ, synthesizers, spacing, uid, window_hu or ABDOMEN_HU)
+        figure = comparison(image_hu, organ, synthesizers, spacing, uid, window_hu)
     else:
-        figure = preview(image_hu, organ, synthesizers[preset], spacing, uid, window_hu or ABDOMEN_HU)
+        figure = preview(image_hu, organ, synthesizers[preset], spacing, uid, window_hu)
     folder.mkdir(parents=True, exist_ok=True)
     save_png(figure, out)
     print(f"wrote {out}")

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -117,8 +117,9 @@ class GpuSynthCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeCheckpointIO()]
-        if config.get("logger") is None:
-            kwargs["logger"] = _loggers(config.get("default_root_dir") or ROOT, self._last)
+        if config.get("logger") is None:  # what is segmented is no run: its files are all that is written
+            predicts = self.config.get("subcommand") == "predict"
+            kwargs["logger"] = False if predicts else _loggers(config.get("default_root_dir") or ROOT, self._last)
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -139,6 +140,15 @@ class GpuSynthCLI(LightningCLI):
         """Compile in place, so that the names of weights stay as they are."""
         if self._get(self.config_init, "compile"):
             self.model.network.compile()
+
+
+class SaveConfig(SaveConfigCallback):
+    """Lightning's, of runs that are logged."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the config beside the logs, if there are any."""
+        if trainer.logger is not None:
+            super().setup(trainer, pl_module, stage)
 
 
 def _loggers(root: str, last: Found | None) -> list[TensorBoardLogger | CSVLogger]:
@@ -164,6 +174,7 @@ def train(arguments: Sequence[str], run: bool = True, endings: Mapping[str, str]
         SegmentationModule,
         SynthesisDataModule,
         args=with_packaged_configs(arguments),
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=_Parser,
         parser_kwargs={"prog": "gpu-synth", "formatter_class": Help, **{name: {"epilog": text} for name, text in endings.items()}},
