@@ -46,18 +46,16 @@ def run_to_exit(command: Callable[[], int], debug: bool = False) -> int:
         The command's own code, or one that tells why it did not come to its end.
     """
     try:
-        code = command()
-        sys.stdout.flush()
-        return code
+        return _flushed(command())
     except KeyboardInterrupt:
         if debug:
             traceback.print_exc()
         print("gpu-synth: interrupted", file=sys.stderr)
         return Exit.INTERRUPTED
-    except SystemExit as stop:  # rich ends a process whose output nobody reads, with a code that would mean something else
-        if not isinstance(stop.__context__, BrokenPipeError):
-            raise
-        return _pipe_closed()
+    except SystemExit as stop:  # after help; or by rich, where nobody reads the output, with a code that would mean something else
+        if isinstance(stop.__context__, BrokenPipeError) or _flushed(Exit.DONE) != Exit.DONE:
+            return _pipe_closed()
+        raise
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             return _pipe_closed()
@@ -68,6 +66,15 @@ def run_to_exit(command: Callable[[], int], debug: bool = False) -> int:
             return Exit.MISTAKE
         print(f"gpu-synth: failed: {_what_and_where(error)}{'' if debug else _kept(error)}", file=sys.stderr)
         return Exit.FAILED
+
+
+def _flushed(code: int) -> int:
+    """The code, once all output has gone out; what is left would otherwise fail to when the process ends."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _pipe_closed()
+    return code
 
 
 def is_mistake(error: Exception) -> bool:

@@ -128,7 +128,8 @@ class GpuSynthCLI(LightningCLI):
             return
         if self.subcommand == "predict":
             check_folder_to_write("model.predict_dir", self.model.predict_dir)
-        check_folder_to_write("trainer.default_root_dir", self.trainer.default_root_dir)
+        else:
+            check_folder_to_write("trainer.default_root_dir", self.trainer.default_root_dir)
         self.datamodule.trainer = self.trainer
         self.datamodule.setup(self.subcommand)
         if self.subcommand != "fit":
