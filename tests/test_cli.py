@@ -135,11 +135,8 @@ def test_debug_shows_the_traceback_of_a_bug_and_of_a_mistake(arguments, fit, tmp
     assert main(arguments) == Exit.FAILED
     error = capsys.readouterr().err
     assert "Traceback (most recent call last)" in error
-    assert error.splitlines()[
-        -1
-    ] == "gpu-synth: failed: ValueError: invalid literal for int() with base 10: 'x' (gpu_synth.cli, line {})".format(
-        re.search(r"gpu_synth.cli, line (\d+)", error)[1]
-    )
+    said = r"gpu-synth: failed: ValueError: invalid literal for int\(\) with base 10: 'x' \(gpu_synth.cli, line \d+\)"
+    assert re.fullmatch(said, error.splitlines()[-1])
     assert not list(tmp_path.glob("gpu-synth-*.log")), "it is on the screen"
     monkeypatch.setattr("gpu_synth.trainers.fit.train", lambda *_, **__: refuse())
     assert main(arguments) == Exit.MISTAKE
@@ -157,8 +154,11 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "gpu-synth: interrupted\n"
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--help"], ["prepare", "--help"], ["doctor"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [(["--help"], ""), (["--help"], "1"), (["prepare", "--help"], ""), (["doctor", "--help"], ""), (["doctor"], ""), (["doctor"], "1")],
+    ids=str,
+)
 def test_a_reader_that_goes_is_no_error(arguments, unbuffered):
     command = [sys.executable, "-m", "gpu_synth.cli", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
