@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from gpu_synth import TumorSynthesizer
+from gpu_synth.checks import check_at_least, check_range
 from gpu_synth.manifest import Case, Manifest, load_manifest, read_patch
 from gpu_synth.plan_base import Scope
 from gpu_synth.trainers.augment import Augmentation, window
@@ -137,6 +138,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        check_at_least(1, batch_size=batch_size, samples_per_epoch=samples_per_epoch)
+        check_at_least(0, num_workers=num_workers)
+        check_range("window_hu", window_hu)
         self.data_dir, self.test_dir, self.predict_images = data_dir, test_dir, predict_images
         self.patch_vox, self.batch_size, self.samples_per_epoch = tuple(patch_vox), batch_size, samples_per_epoch
         self.val_cases, self.val_margin_mm, self.num_workers, self.seed = tuple(val_cases), val_margin_mm, num_workers, seed

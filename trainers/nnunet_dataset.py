@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from gpu_synth.conform import prepare_label
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.formats import read_scan
 from gpu_synth.grids import perpendicular
 from gpu_synth.manifest import load_manifest, write_json
@@ -73,6 +74,7 @@ def nnunet_dataset(
                 path.unlink(missing_ok=True)
             continue
         for path, volume in zip(places[case], (image, label), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_nifti(path, volume.data, volume.affine)
         written += 1
         if notes:
@@ -104,7 +106,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def _new_folder(dataset: int, name: str) -> Path:
-    """Make the data set's folder."""
+    """The data set's folder, which is made with the first case."""
     raw = nnunet_folder("nnUNet_raw")
     if not 1 <= dataset <= 999:
         raise ValueError(f"dataset must be a number from 1 to 999, got {dataset}")
@@ -116,9 +118,7 @@ def _new_folder(dataset: int, name: str) -> Path:
         raise ValueError(
             f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it"
         )
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    return folder
+    return check_folder_to_write("nnUNet_raw", folder)
 
 
 def _refuse_others(folder: Path, paths: Sequence[Path]) -> None:
