@@ -31,6 +31,13 @@ def preview(arguments: Sequence[str]) -> int:
     return int(_call(run, arguments, "preview") or 0)
 
 
+def synthesize(arguments: Sequence[str]) -> int:
+    """CTs with tumours, labels, instance maps and plans as NIfTI and JSON, and a data card."""
+    from gpu_synth.synthesize import synthesize as run
+
+    return 1 if _call(run, arguments, "synthesize").refused else 0
+
+
 def nnunet_dataset(arguments: Sequence[str]) -> int:
     """CTs and organ masks as a raw data set of nnU-Net v2."""
     from gpu_synth.trainers.nnunet_dataset import nnunet_dataset as run
@@ -82,7 +89,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     command.__name__.replace("_", "-"): command
-    for command in (demo, prepare, preview, fit, validate, test, predict, evaluate, nnunet_dataset, nnunet_fingerprint, bench)
+    for command in (demo, prepare, synthesize, preview, fit, validate, test, predict, evaluate, nnunet_dataset, nnunet_fingerprint, bench)
 }
 
 
