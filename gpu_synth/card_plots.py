@@ -84,7 +84,7 @@ def _contrasts(lesions: Sequence[Measured], kinds: Sequence[str]) -> Figure:
     panel.axhline(0, color="#333333", linewidth=0.8)
     radii = [lesion.radius_mm for lesion in lesions]
     _radius_axis(panel, min(1.0, *radii), max(50.0, *radii))
-    panel.set(ylabel="HU with less without the lesion", title="Contrast to the organ, mean over each lesion")
+    panel.set(ylabel="HU of the lesion less those of the organ", title="Contrast to the organ, mean over each lesion")
     figure.legend(loc="outside right upper", frameon=False)
     return figure
 

@@ -144,8 +144,8 @@ def _made_by(done: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _markdown(facts: dict[str, Any], drawn: Sequence[str]) -> Iterable[str]:
     yield "# Synthetic tumours in CT: data card\n"
-    cases = f"{facts['volumes']} volumes of {facts['cases']} cases, {facts['lesions']} lesions"
-    refused = f"; {len(facts['refused'])} volumes refused, see below" if facts["refused"] else ""
+    cases = f"{_count(facts['volumes'], 'volume')} of {_count(facts['cases'], 'case')}, {_count(facts['lesions'], 'lesion')}"
+    refused = f"; {_count(len(facts['refused']), 'volume')} refused, see below" if facts["refused"] else ""
     yield f"{cases}{refused}. **Every tumour in these images is synthetic.**\n"
     yield "## Must not be used for\n"
     yield from (f"- {use}" for use in facts["must_not_be_used_for"])
@@ -160,9 +160,9 @@ def _markdown(facts: dict[str, Any], drawn: Sequence[str]) -> Iterable[str]:
     yield from (f"| {size} | {n} |" for size, n in facts["lesions_by_radius_mm"].items())
     yield "\n| kind | lesions |\n| --- | ---: |"
     yield from (f"| {kind} | {n} |" for kind, n in facts["lesions_by_kind"].items())
-    counts = {"axes": facts["axes"], "stored as": facts["dtypes"]}
+    counts = {"Axes": facts["axes"], "Stored as": facts["dtypes"]}
     yield "".join(f"\n{what}: {', '.join(f'{name} ({n})' for name, n in of.items())}." for what, of in counts.items() if of)
-    yield f"\nCirrhotic: {facts['cirrhotic_volumes']} volumes. From edited plans: {facts['edited_plans']}.\n"
+    yield f"\nWith a cirrhotic organ: {facts['cirrhotic_volumes']}. From edited plans: {facts['edited_plans']}.\n"
     yield from (f"![{name}]({NAME}/{name}.png)\n" for name in drawn)
     yield "## How it was made\n"
     yield "The same sources, preset, seed and versions give the same files; a volume's uid is a hash of its case's name and variant.\n"
@@ -179,8 +179,12 @@ def _way(way: dict[str, Any]) -> Iterable[str]:
     """One way in which volumes were made, its preset in full."""
     recipe, preset = dict(way["recipe"]), way["recipe"]["preset"]
     name = preset["name"] if isinstance(preset, dict) else f"{preset}, its plans edited"
-    yield f"{way['volumes']} volumes by gpu-synth {recipe['gpu_synth']}, preset {name}, seed {recipe['seed']}"
+    yield f"{_count(way['volumes'], 'volume')} by gpu-synth {recipe['gpu_synth']}, preset {name}, seed {recipe['seed']}"
     yield f"({', '.join(f'{package} {number}' for package, number in way['versions'].items())}):\n"
     yield "```yaml"
     yield yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=120).rstrip()
     yield "```\n"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -7,37 +7,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from ct_files import SHAPE, ct, organ, real_ct, write, write_case
+from made_volumes import SMALL, edited, files, run, scans, voxels
 
 from gpu_synth.cli import main
 from gpu_synth.manifest import load_manifest
 from gpu_synth.ranks import Rank, find_device, find_rank
 from gpu_synth.synthesize import synthesize
 from gpu_synth.volume_job import FOLDERS, read_record, uid_of
-
-
-def scans(folder, *names):
-    """Cases that differ in noise."""
-    for n, name in enumerate(names):
-        noise = np.random.default_rng(n).normal(0, 15, SHAPE)
-        write(folder / "images" / f"{name}.nii.gz", np.rint(ct() + noise).astype(np.int16), orientation="LPS" if n % 2 else "RAS")
-        write(folder / "labels" / f"{name}.nii.gz", organ(), orientation="LPS" if n % 2 else "RAS")
-
-
-SMALL = {"size_prob": (1, 0, 0, 0)}
-
-
-def run(folder, out="out", **how):
-    how = how if {"plan", "card"} & how.keys() else {"overrides": SMALL, **how}
-    where = {"images": f"{folder}/images", "labels": f"{folder}/labels"}
-    return synthesize(out=str(folder / out), **(where if not {"data_dir", "datalist", "images", "card"} & how.keys() else {}), **how)
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def voxels(path):
-    return np.asarray(nib.load(path).dataobj)
 
 
 def test_each_variant_of_each_case_has_its_files(tmp_path):
@@ -155,13 +131,6 @@ def drawn(tmp_path_factory):
     scans(folder, "a", "b")
     run(folder, overrides={**SMALL, "count": (4, 4), "cluster_prob": 0.0})
     return folder
-
-
-def edited(drawn, tmp_path, change, of="b_v0"):
-    document = json.loads((drawn / "out" / "plans" / f"{of}.json").read_text())
-    change(document)
-    (tmp_path / "mine.json").write_text(json.dumps(document))
-    return run(drawn, str(tmp_path / "edited"), plan=str(tmp_path / "mine.json"))
 
 
 def test_a_plan_rendered_again_is_the_same_volume(drawn, tmp_path):

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_synthesize import SMALL, files, scans
+from made_volumes import SMALL, files, scans
 
 from gpu_synth.synthesize import synthesize
 from gpu_synth.volume_job import FOLDERS, read_record
