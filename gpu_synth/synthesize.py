@@ -154,20 +154,21 @@ def _run(jobs: Sequence[Job], maker: Maker) -> tuple[tuple[str, ...], tuple[str,
         task = progress.add_task("synthesising", total=len(jobs))
         for source, of_case in groupby(jobs, lambda job: job.source):
             scan: Scan | None = None
-            sources = hashes(source)
+            sources, key = list[dict[str, str]](), ""
             for job in of_case:
-                key = key_of(job, recipe, sources)
-                if is_kept(maker.root, job, key):
-                    kept.append(job.name)
-                else:
-                    try:
+                try:
+                    sources = sources or hashes(source)
+                    key = key_of(job, recipe, sources)
+                    if is_kept(maker.root, job, key):
+                        kept.append(job.name)
+                    else:
                         scan = scan or read_scan(source, maker.labels)
                         make(job, scan, maker, key, sources)
                         made.append(job.name)
-                    except (VolumeError, MemoryError, torch.OutOfMemoryError) as error:
-                        why = str(error) if isinstance(error, VolumeError) else f"{source.image}: not enough memory ({error})"
-                        refuse(job, maker, key, sources, why)
-                        refused.append((job.name, why))
+                except (VolumeError, MemoryError, torch.OutOfMemoryError) as error:
+                    why = str(error) if isinstance(error, VolumeError) else f"{source.image}: not enough memory ({error})"
+                    refuse(job, maker, key, sources, why)
+                    refused.append((job.name, why))
                 progress.update(task, advance=1, description=f"synthesised {escape(job.name)}")
     return tuple(made), tuple(kept), tuple(refused)
 

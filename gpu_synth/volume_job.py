@@ -88,8 +88,19 @@ def uid_of(case: str, variant: int) -> int:
 
 
 def hashes(source: Source) -> list[dict[str, str]]:
-    """What a case's files hold."""
-    return [{"file": path.name, "sha256": _sha256(path)} for path in source[1:] if path is not None and path.is_file()]
+    """What a case's files hold.
+
+    Raises:
+        VolumeError: One of them cannot be read.
+    """
+    found = []
+    for path in source[1:]:
+        if path is not None and path.is_file():
+            try:
+                found.append({"file": path.name, "sha256": _sha256(path)})
+            except OSError as error:
+                raise VolumeError(f"{path}: cannot be read ({error.strerror}); let this user read it, or copy it again") from error
+    return found
 
 
 def _sha256(path: Path) -> str:
@@ -158,7 +169,7 @@ def make(job: Job, scan: Scan, maker: Maker, key: str, sources: Sequence[dict[st
         )
     discard(maker.root, job.name)
     files = files_of(maker.root, job.name)
-    document = {**plan_to_json(plan, scan.in_file), **_of_scan(job, scan, maker)}
+    document = {**_of_scan(job, scan, maker), **plan_to_json(plan, scan.in_file)}
     asked = {lesion["lesion"]: lesion for lesion in document["lesions"]}
     changed = write_scan(scan, out, box, maker.labels, [files[folder] for folder in FOLDERS[:3]])
     write_json(files["plans"], document)

@@ -106,6 +106,20 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path, capsys):
     assert "tumour_v0" not in capsys.readouterr().out.replace("good", ""), "the mend that it names works"
 
 
+def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, monkeypatch):
+    scans(tmp_path, "a", "b")
+
+    def refuse(path):
+        if path.name == "a.nii.gz":
+            raise PermissionError(13, "Permission denied", str(path))
+        return "0"
+
+    monkeypatch.setattr("gpu_synth.volume_job._sha256", refuse)
+    result = run(tmp_path)
+    assert result.made == ("b_v0",)
+    assert "images/a.nii.gz: cannot be read (Permission denied)" in dict(result.refused)["a_v0"]
+
+
 def test_a_prepared_folder_is_a_source(tmp_path):
     scans(tmp_path, "a")
     assert main(["prepare", "--images", f"{tmp_path}/images", "--labels", f"{tmp_path}/labels", "--out", f"{tmp_path}/cache"]) == 0
@@ -290,8 +304,19 @@ def test_real_ct(tmp_path, name, preset):
     else:  # mass effect moves what lies next to the organ, and no farther than lesions reach
         assert (mask[changed] == 1).mean() > 0.3
         assert np.count_nonzero((new_mask > 0) != (mask > 0)) < 0.05 * np.count_nonzero(mask)
+    _same_to_itk(image, tmp_path / f"images/{name}_v0.nii.gz", hu, changed)
     record = read_record(tmp_path, f"{name}_v0")
     assert record["changed_vox"] == changed.sum() > 0
     for lesion in record["lesions"]:
         inside = number == lesion["lesion"]
         assert lesion["came"]["volume_mm3"] == pytest.approx(inside.sum() * np.prod(nib.load(image).header.get_zooms()[:3]), rel=1e-3)
+
+
+def _same_to_itk(given, made, hu, changed):
+    """Another reader sees the same grid and, where nothing changed, the same voxels."""
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    before, after = sitk.ReadImage(str(given)), sitk.ReadImage(str(made))
+    for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection", "GetPixelID"):
+        assert getattr(before, what)() == getattr(after, what)(), what
+    voxels_of = sitk.GetArrayViewFromImage(after).T
+    assert np.array_equal(voxels_of[~changed], hu[~changed])
