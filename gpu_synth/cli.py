@@ -50,6 +50,18 @@ def preview(arguments: Sequence[str]) -> int:
     return int(_call(run, arguments, preview) or 0)
 
 
+def synthesize(arguments: Sequence[str]) -> int:
+    """CTs with tumours, labels, instance maps and plans as NIfTI and JSON, and a data card.
+
+    gpu-synth synthesize --images '/data/*_ct.nii.gz' --labels '/data/*_liver.nii.gz' --variants 10 --out synthetic
+    gpu-synth synthesize --images case01_ct.nii.gz --labels case01_liver.nii.gz --plan edited.json --out synthetic
+    """
+    from gpu_synth.synthesize import synthesize as run
+
+    result = _call(run, arguments, synthesize, lambda done: done.as_json())
+    return Exit.PARTLY if result.refused else Exit.DONE
+
+
 def nnunet_dataset(arguments: Sequence[str]) -> int:
     """CTs and organ masks as a raw data set of nnU-Net v2.
 
@@ -155,7 +167,11 @@ def doctor(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Command] = {
     command.__name__.replace("_", "-"): command
-    for command in (demo, prepare, preview, fit, validate, test, predict, evaluate, nnunet_dataset, nnunet_fingerprint, bench, doctor)
+    for command in (
+        *(demo, prepare, synthesize, preview),
+        *(fit, validate, test, predict, evaluate),
+        *(nnunet_dataset, nnunet_fingerprint, bench, doctor),
+    )
 }
 
 
