@@ -64,7 +64,7 @@ class Dataset:
         title: as people call it.
         page: where it is downloaded.
         layout: what its folder holds, in words, for messages.
-        numbers: the cases of a whole download that have a mask, by organ.
+        numbers: the cases of a whole download that have a mask, by organ; only how many, where the data set does not tell which.
         organs: values of the mask, by organ.
         values: all values that a mask may hold.
         find: the cases in a folder, for an organ.
@@ -76,7 +76,7 @@ class Dataset:
     title: str
     page: str
     layout: str
-    numbers: Mapping[str, Sequence[int]]
+    numbers: Mapping[str, Sequence[int] | int]
     organs: Mapping[str, Values]
     values: Sequence[int]
     find: Callable[[Path, str], list[Item]]
@@ -117,10 +117,11 @@ def find_cases(dataset: Dataset, root: str | Path, organ: str) -> Found:
     items = sorted(dataset.find(root, organ))
     if not items:
         raise ValueError(f"root must hold {dataset.title}: {dataset.layout}, got none of it in {root}; {dataset.page} has it")
-    expected = [dataset.case_name(number) for number in dataset.numbers[organ]]
-    absent = sorted(set(expected) - {item.name for item in items})
+    numbers = dataset.numbers[organ]
+    named = [] if isinstance(numbers, int) else [dataset.case_name(number) for number in numbers]
+    absent = sorted(set(named) - {item.name for item in items})
     whole = [item for item in items if not item.lacks]
-    said = f"{dataset.title}, {organ}: {len(expected)} cases expected, {len(whole)} found"
+    said = f"{dataset.title}, {organ}: {len(named) or numbers} cases expected, {len(whole)} found"
     said += (
         f", {len(items) - len(whole)} incomplete ({_few([item.name for item in items if item.lacks])})" if len(whole) < len(items) else ""
     )

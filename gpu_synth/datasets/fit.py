@@ -15,7 +15,7 @@ from gpu_synth.volumes import Volume
 SOFT_TISSUE_HU = (-100, 300)
 MOST_VOXELS = 200_000  # of the mask that are looked at
 LARGE_ML = 400  # an organ as large as this fits into no other by chance
-TIGHTER = 0.6  # spread of HU, relative to the mask as it lies, that is clearly better
+TIGHTER = 0.65  # spread of HU, relative to the mask as it lies, that is clearly better
 
 
 class Fit:
