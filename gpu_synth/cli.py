@@ -18,7 +18,7 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def prepare(arguments: Sequence[str]) -> int:
-    """NIfTI scans and masks to RAS, one spacing, int16 HU, cached with a manifest."""
+    """Scans and masks, NIfTI or DICOM, to RAS, one spacing, int16 HU, cached with a manifest."""
     from gpu_synth.prepare import prepare as run
 
     return 1 if _call(run, arguments, "prepare").refused else 0

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.utils import iter_pixels
 
+from gpu_synth.dicom_files import files_of
 from gpu_synth.dicom_slices import Header, Slice, check_alike, check_decoder, doubles, grid_of, in_order, read_header
 from gpu_synth.volumes import AIR_HU, TOP_HU, Volume, VolumeError
 
@@ -80,17 +81,12 @@ def find_series(folder: str | Path) -> list[Series]:
     folder = Path(folder)
     if not folder.exists():
         raise VolumeError(f"{folder}: no such file or folder")
-    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
     groups: dict[tuple[str, bool], list[Header]] = defaultdict(list)
-    for path in paths:
+    for path in files_of(folder):
         if (header := read_header(path)) is not None:
             groups[header.text("SeriesInstanceUID"), header.is_localizer].append(header)
     found = [_series(headers) for headers in groups.values()]
     return sorted(found, key=lambda series: (series.modality != "CT", series.localizer, -len(series.slices), series.number, series.uid))
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
 
 
 def _series(headers: Sequence[Header]) -> Series:
