@@ -72,7 +72,7 @@ def split(manifest: Manifest, tumors: Tumors, val_cases: Sequence[str], test_cas
     training = [case for case in usable if case not in held_out]
     if not training:
         raise ValueError(
-            f"data_dir must hold a case that is not held out, {WANTED[tumors]}, got {list(known)} of which {[c.name for c in held_out]} are "
-            "validated on; prepare more scans"
+            f"data_dir must hold a case that is not held out, {WANTED[tumors]}, got {list(known)}, of which "
+            f"{[case.name for case in held_out]} are validated on; prepare more scans"
         )
     return Split(training, held_out, test)
