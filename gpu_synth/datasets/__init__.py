@@ -2,7 +2,7 @@
 
 from gpu_synth.datasets.btcv import BTCV
 from gpu_synth.datasets.chaos import CHAOS
-from gpu_synth.datasets.contract import Dataset, Found, Item, Scan, Values, find_cases, read_case
+from gpu_synth.datasets.contract import Dataset, Found, Scan, Values, find_cases, read_case
 from gpu_synth.datasets.ircad import IRCAD
 from gpu_synth.datasets.lits import LITS
 from gpu_synth.datasets.msd_liver import MSD_LIVER
@@ -22,4 +22,4 @@ def dataset_named(name: str) -> Dataset:
     return DATASETS[name]
 
 
-__all__ = ["DATASETS", "Dataset", "Found", "Item", "Scan", "Values", "dataset_named", "find_cases", "read_case"]
+__all__ = ["DATASETS", "Dataset", "Found", "Scan", "Values", "dataset_named", "find_cases", "read_case"]

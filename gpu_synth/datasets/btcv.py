@@ -8,14 +8,15 @@ Source: Landman et al., MICCAI workshop 2015; Gibson et al., "Multi-organ Abdomi
 
 from pathlib import Path
 
-from gpu_synth.datasets.contract import Dataset, Item, Values
+from gpu_synth.datasets.contract import Dataset, Values
 from gpu_synth.datasets.files import numbered, pair, read_niftis
+from gpu_synth.sources import Source
 
 
-def _find(root: Path, organ: str) -> list[Item]:
+def _find(root: Path, organ: str) -> list[Source]:
     images, masks = numbered(root, r"img(\d{4})"), numbered(root, r"label(\d{4})")
-    tested = {number for number, path in images.items() if number not in masks and "Testing" in path.parts}  # whose masks are not published
-    images = {number: path for number, path in images.items() if number not in tested}
+    # Masks of the test scans are not published.
+    images = {number: path for number, path in images.items() if number in masks or "Testing" not in path.parts}
     return pair(images, masks, "btcv_{:04d}", "label{:04d}.nii.gz", "img{:04d}.nii.gz")
 
 

@@ -12,32 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gpu_synth.datasets.contract import Dataset, Item, Scan, Values
+from gpu_synth.datasets.contract import Dataset, Scan, Values
 from gpu_synth.datasets.files import by_number, numbered, read_the_series
+from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 
 
-def _find(root: Path, organ: str) -> list[Item]:
+def _find(root: Path, organ: str) -> list[Source]:
     folders = numbered(root, r"(\d+)", whole="", skip=("MR", "Test_Sets"))
-    items = []
+    sources = []
     for number, folder in folders.items():
         image, label = folder / "DICOM_anon", folder / "Ground"
         missing = next((part for part in (image, label) if not part.is_dir()), None)
         if image.is_dir() or label.is_dir():
             lacks = f"{folder}: must hold DICOM_anon and Ground, got no {missing.name}; download it again" if missing else ""
-            items.append(Item(f"chaos_{number:02d}", image, label, lacks))
-    return items
+            sources.append(Source(f"chaos_{number:02d}", image, label, lacks))
+    return sources
 
 
-def _read(item: Item) -> Scan:
-    assert item.label is not None
-    image, notes, files = read_the_series(item.image)
-    pictures = by_number([path for path in item.label.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith(".")])
+def _read(source: Source) -> Scan:
+    assert source.label is not None
+    image, notes, files = read_the_series(source.image)
+    pictures = by_number([path for path in source.label.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith(".")])
     if len(pictures) != len(files):
-        raise VolumeError(f"{item.label}: must hold a picture for each of {len(files)} slices, got {len(pictures)}; download it again")
+        raise VolumeError(f"{source.label}: must hold a picture for each of {len(files)} slices, got {len(pictures)}; download it again")
     places = [files.index(path) for path in by_number(files)]
     if places not in (sorted(places), sorted(places, reverse=True)):
-        raise VolumeError(f"{item.image}: file names must count slices in their order along the patient, got another; which mask is whose?")
+        raise VolumeError(
+            f"{source.image}: file names must count slices in their order along the patient, got another; which mask is whose?"
+        )
     planes: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(files)
     for k, path in zip(places, pictures, strict=True):
         planes[k] = _plane(path, image.data.shape[:2])

@@ -13,25 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_synth.datasets.fit import better_arrangement
+from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 
 OFF_GRID_VOX = 0.5  # of a corner: headers written by two programs differ by rounding
-
-
-class Item(NamedTuple):
-    """A case as it lies in a data set's folder.
-
-    Attributes:
-        name: `lits_013`, the number being the data set's own.
-        image: a file, a folder of slices, or an archive of them.
-        label: the same for its mask.
-        lacks: what of it is missing, in words; such a case is refused by name.
-    """
-
-    name: str
-    image: Path
-    label: Path | None
-    lacks: str = ""
 
 
 class Scan(NamedTuple):
@@ -79,8 +64,8 @@ class Dataset:
     numbers: Mapping[str, Sequence[int] | int]
     organs: Mapping[str, Values]
     values: Sequence[int]
-    find: Callable[[Path, str], list[Item]]
-    read: Callable[[Item], Scan]
+    find: Callable[[Path, str], list[Source]]
+    read: Callable[[Source], Scan]
     case_name: Callable[[int], str]
 
 
@@ -88,12 +73,12 @@ class Found(NamedTuple):
     """What a folder holds of a data set.
 
     Attributes:
-        items: in order of name, those that lack something too.
+        sources: in order of name, those that lack something too.
         absent: names of cases of which nothing is there.
         summary: how many are expected and found, in words.
     """
 
-    items: list[Item]
+    sources: list[Source]
     absent: list[str]
     summary: str
 
@@ -114,27 +99,25 @@ def find_cases(dataset: Dataset, root: str | Path, organ: str) -> Found:
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"root must be the folder of {dataset.title}, got {root}, which is none; {dataset.page} has it")
-    items = sorted(dataset.find(root, organ))
-    if not items:
+    sources = sorted(dataset.find(root, organ))
+    if not sources:
         raise ValueError(f"root must hold {dataset.title}: {dataset.layout}, got none of it in {root}; {dataset.page} has it")
     numbers = dataset.numbers[organ]
     named = [] if isinstance(numbers, int) else [dataset.case_name(number) for number in numbers]
-    absent = sorted(set(named) - {item.name for item in items})
-    whole = [item for item in items if not item.lacks]
-    said = f"{dataset.title}, {organ}: {len(named) or numbers} cases expected, {len(whole)} found"
-    said += (
-        f", {len(items) - len(whole)} incomplete ({_few([item.name for item in items if item.lacks])})" if len(whole) < len(items) else ""
-    )
+    absent = sorted(set(named) - {source.name for source in sources})
+    lacking = [source.name for source in sources if source.lacks]
+    said = f"{dataset.title}, {organ}: {len(named) or numbers} cases expected, {len(sources) - len(lacking)} found"
+    said += f", {len(lacking)} incomplete ({_few(lacking)})" if lacking else ""
     said += f"; not there: {_few(absent)}" if absent else ""
-    return Found(items, absent, said)
+    return Found(sources, absent, said)
 
 
-def read_case(dataset: Dataset, item: Item, organ: str) -> Scan:
+def read_case(dataset: Dataset, source: Source, organ: str) -> Scan:
     """Read a case, check that image and mask belong together, and map the mask's values.
 
     Args:
         dataset: where it is from.
-        item: the case.
+        source: the case.
         organ: which organ.
 
     Returns:
@@ -144,26 +127,27 @@ def read_case(dataset: Dataset, item: Item, organ: str) -> Scan:
         VolumeError: something of it is missing or damaged, the mask has another grid, a value that the data set does not know, no organ,
             or does not fit the image as it lies but would with its axes flipped or swapped.
     """
-    if item.lacks or item.label is None:
-        raise VolumeError(item.lacks or f"{item.image}: has no mask")
-    image, mask, notes = dataset.read(item)
-    _check_grid(item, image, mask)
-    _check_values(dataset, item, mask.data)
+    if source.lacks or source.label is None:
+        raise VolumeError(source.lacks or f"{source.image}: has no mask")
+    image, mask, notes = dataset.read(source)
+    _check_grid(source, image, mask)
+    _check_values(dataset, source, mask.data)
     values = dataset.organs[organ]
     label = np.isin(mask.data, values.organ + values.tumor).astype(np.uint8, order="F")
     label[np.isin(mask.data, values.tumor)] = 2
     if not (label == 1).any():
-        raise VolumeError(f"{item.label}: must hold {organ} (value {_few(values.organ)}), got none; is it the right file?")
+        raise VolumeError(f"{source.label}: must hold {organ} (value {_few(values.organ)}), got none; is it the right file?")
     better = better_arrangement(image, label == 1)
     if better:
-        raise VolumeError(f"{item.label}: must lie on its organ in {item.image}, got a mask that fits only {better}; download it again")
+        raise VolumeError(f"{source.label}: must lie on its organ in {source.image}, got a mask that fits only {better}; download it again")
     return Scan(image, Volume(label, image.affine, image.placed), notes)
 
 
-def _check_grid(item: Item, image: Volume, mask: Volume) -> None:
+def _check_grid(source: Source, image: Volume, mask: Volume) -> None:
     if mask.data.shape != image.data.shape:
         raise VolumeError(
-            f"{item.label}: must have its image's grid of {_shape(image)} voxels, got {_shape(mask)}; is it the mask of {item.image.name}?"
+            f"{source.label}: must have its image's grid of {_shape(image)} voxels, got {_shape(mask)}; "
+            f"is it the mask of {source.image.name}?"
         )
     if not (image.placed and mask.placed):
         return
@@ -171,17 +155,19 @@ def _check_grid(item: Item, image: Volume, mask: Volume) -> None:
     off_mm = np.linalg.norm(corners @ (mask.affine - image.affine)[:3].T, axis=1).max()
     if off_mm > OFF_GRID_VOX * min(image.spacing_mm):
         raise VolumeError(
-            f"{item.label}: must lie where its image does, got a header that places it up to {off_mm:.1f} mm away "
-            f"({_mm(mask)} against {_mm(image)} mm spacing); is it the mask of {item.image.name}?"
+            f"{source.label}: must lie where its image does, got a header that places it up to {off_mm:.1f} mm away "
+            f"({_mm(mask)} against {_mm(image)} mm spacing); is it the mask of {source.image.name}?"
         )
 
 
-def _check_values(dataset: Dataset, item: Item, data: NDArray[np.generic]) -> None:
+def _check_values(dataset: Dataset, source: Source, data: NDArray[np.generic]) -> None:
     held = np.unique(data)
     wrong = [value.item() for value in held if value not in dataset.values]
     if wrong:
         known = f"{min(dataset.values)} to {max(dataset.values)}" if len(dataset.values) > 3 else _few(dataset.values)
-        raise VolumeError(f"{item.label}: must hold values {known}, as {dataset.title} has them, got {_few(wrong)} too; download it again")
+        raise VolumeError(
+            f"{source.label}: must hold values {known}, as {dataset.title} has them, got {_few(wrong)} too; download it again"
+        )
 
 
 def _few(things: Sequence[object]) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gpu_synth.datasets.contract import Item, Scan
+from gpu_synth.datasets.contract import Scan
 from gpu_synth.dicom import Series, find_series, read_series
 from gpu_synth.dicom_slices import doubles, in_order
+from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError, read_nifti
 
 
@@ -40,7 +41,7 @@ def numbered(root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Seque
     return found
 
 
-def pair(images: dict[int, Path], masks: dict[int, Path], name: str, mask_name: str, image_name: str) -> list[Item]:
+def pair(images: dict[int, Path], masks: dict[int, Path], name: str, mask_name: str, image_name: str) -> list[Source]:
     """Pair images and masks by number; what lacks its partner says so.
 
     Args:
@@ -50,19 +51,19 @@ def pair(images: dict[int, Path], masks: dict[int, Path], name: str, mask_name: 
         mask_name: format of a mask's file name, for messages.
         image_name: format of an image's.
     """
-    items = []
+    sources = []
     for number in sorted({*images, *masks}):
         image, mask = images.get(number), masks.get(number)
         there, missing = (image, mask_name) if image else (mask, image_name)
         lacks = "" if image and mask else f"{there}: must have its {missing.format(number)}, got none; download it again"
-        items.append(Item(name.format(number), image or Path(str(there)), mask, lacks))
-    return items
+        sources.append(Source(name.format(number), image or Path(str(there)), mask, lacks))
+    return sources
 
 
-def read_niftis(item: Item) -> Scan:
+def read_niftis(source: Source) -> Scan:
     """Read an image and a mask that are NIfTI files."""
-    assert item.label is not None
-    return Scan(read_nifti(item.image), read_nifti(item.label), [])
+    assert source.label is not None
+    return Scan(read_nifti(source.image), read_nifti(source.label), [])
 
 
 def the_series(folder: Path) -> Series:

@@ -12,44 +12,45 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import config, dcmread
 
-from gpu_synth.datasets.contract import Dataset, Item, Scan, Values
+from gpu_synth.datasets.contract import Dataset, Scan, Values
 from gpu_synth.datasets.files import numbered, read_the_series, unpacked
+from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 
 TUMOR = re.compile(r"livertumou?rs?\d*", re.IGNORECASE)  # not `tumor` nor `leftsurretumor`, which lie in adrenal glands
 WANTED = r"(?i).*/(liver|livertumou?rs?\d*)/.*"
 
 
-def _find(root: Path, organ: str) -> list[Item]:
-    items = []
+def _find(root: Path, organ: str) -> list[Source]:
+    sources = []
     for number, folder in numbered(root, r"3Dircadb1\.(\d+)", whole="").items():
         image, label = (_part(folder, name) for name in ("PATIENT_DICOM", "MASKS_DICOM"))
         missing = "PATIENT_DICOM" if image is None else "MASKS_DICOM" if label is None else ""
         lacks = f"{folder}: must hold {missing}.zip or the folder {missing}, got neither; download it again" if missing else ""
-        items.append(Item(f"ircad_{number:02d}", image or folder, label, lacks))
-    return items
+        sources.append(Source(f"ircad_{number:02d}", image or folder, label, lacks))
+    return sources
 
 
 def _part(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.zip") if path.exists()), None)
 
 
-def _read(item: Item) -> Scan:
-    assert item.label is not None
-    with unpacked(item.image) as folder:
+def _read(source: Source) -> Scan:
+    assert source.label is not None
+    with unpacked(source.image) as folder:
         image, notes, files = read_the_series(folder)
     names = [path.name for path in files]
     label = np.zeros(image.data.shape, np.uint8, order="F")
-    with unpacked(item.label, WANTED) as folder:
+    with unpacked(source.label, WANTED) as folder:
         organs = sorted(
             path for path in folder.rglob("*") if path.is_dir() and (path.name.lower() == "liver" or TUMOR.fullmatch(path.name))
         )
         if not any(path.name.lower() == "liver" for path in organs):
             raise VolumeError(
-                f"{item.label}: must hold a folder liver, got {', '.join(p.name for p in organs) or 'none'}; download it again"
+                f"{source.label}: must hold a folder liver, got {', '.join(p.name for p in organs) or 'none'}; download it again"
             )
         for organ in organs:  # the liver first: its name is the shortest
-            label[_mask(item.label, organ, names, image.data.shape)] = 1 if organ.name.lower() == "liver" else 2
+            label[_mask(source.label, organ, names, image.data.shape)] = 1 if organ.name.lower() == "liver" else 2
     return Scan(image, Volume(label, image.affine), notes)
 
 

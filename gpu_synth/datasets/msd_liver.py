@@ -8,12 +8,12 @@ Source: Antonelli et al., "The Medical Segmentation Decathlon", Nature Communica
 from dataclasses import replace
 from pathlib import Path
 
-from gpu_synth.datasets.contract import Item
 from gpu_synth.datasets.files import numbered, pair
 from gpu_synth.datasets.lits import LITS
+from gpu_synth.sources import Source
 
 
-def _find(root: Path, organ: str) -> list[Item]:
+def _find(root: Path, organ: str) -> list[Source]:
     skip = ("imagesTs", "labelsTs")
     images = numbered(root, r"liver_(\d+)", skip=("labelsTr", *skip))
     masks = numbered(root, r"liver_(\d+)", skip=("imagesTr", *skip))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_synth.datasets.contract import Dataset, Item, Scan, Values
+from gpu_synth.datasets.contract import Dataset, Scan, Values
 from gpu_synth.datasets.files import numbered, pair, read_the_series
 from gpu_synth.datasets.fit import better_arrangement
+from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError, read_nifti
 
 FLIPS = {"flipped along j": (1,), "flipped along k": (2,), "flipped along j and k": (1, 2)}
@@ -22,7 +23,7 @@ MULTI_ORGAN = "label_tciapancreasct_multiorgan"
 LIVER, PANCREAS, ONLY_PANCREAS = 6, 11, 1  # the last in the collection's own masks, where Gibson et al. have the spleen
 
 
-def _find(root: Path, organ: str) -> list[Item]:
+def _find(root: Path, organ: str) -> list[Source]:
     images = numbered(root, r"PANCREAS_(\d{4})", whole="")
     own = {number: path for number, path in numbered(root, r"label(\d{4})", skip=(MULTI_ORGAN,)).items() if organ == "pancreas"}
     masks = own or {n: path for folder in root.rglob(MULTI_ORGAN) for n, path in numbered(folder, r"label(\d{4})").items()}
@@ -35,16 +36,16 @@ def _find(root: Path, organ: str) -> list[Item]:
     return pair(images, masks, "pancreas-ct_{:04d}", "label{:04d}.nii.gz", "folder PANCREAS_{:04d}")
 
 
-def _read(item: Item) -> Scan:
-    assert item.label is not None
-    image, notes, _ = read_the_series(item.image)
-    stored = read_nifti(item.label)
+def _read(source: Source) -> Scan:
+    assert source.label is not None
+    image, notes, _ = read_the_series(source.image)
+    stored = read_nifti(source.label)
     data = stored.data
-    if MULTI_ORGAN not in item.label.parts:
+    if MULTI_ORGAN not in source.label.parts:
         wrong = sorted(set(np.unique(data).tolist()) - {0, 1})
         if wrong:
             raise VolumeError(
-                f"{item.label}: must hold values 0, 1 (the pancreas), got {', '.join(map(str, wrong[:8]))} too; download it again"
+                f"{source.label}: must hold values 0, 1 (the pancreas), got {', '.join(map(str, wrong[:8]))} too; download it again"
             )
         data = (data > 0).astype(np.uint8) * np.uint8(PANCREAS)
     if data.shape == image.data.shape:

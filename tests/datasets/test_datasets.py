@@ -27,9 +27,9 @@ def test_a_whole_folder_is_read_as_it_is(tmp_path, name):
     make, names = LAYOUTS[name]
     dataset, root = dataset_named(name), make(tmp_path)
     found = find_cases(dataset, root, "liver")
-    assert [item.name for item in found.items] == names
+    assert [item.name for item in found.sources] == names
     assert f"{EXPECTED[name]} cases expected, {len(names)} found" in found.summary
-    for item in found.items:
+    for item in found.sources:
         number = int(item.name.rsplit("_", 1)[1])
         hu, liver = made.body(number)
         scan = read_case(dataset, item, "liver")
@@ -52,7 +52,7 @@ def test_what_is_not_downloaded_yet_is_told(tmp_path):
 
 
 def test_headers_that_lits_has_wrong_are_told(tmp_path):
-    (item,) = find_cases(dataset_named("lits"), made.lits(tmp_path, numbers=(28,)), "liver").items
+    (item,) = find_cases(dataset_named("lits"), made.lits(tmp_path, numbers=(28,)), "liver").sources
     (note,) = read_case(dataset_named("lits"), item, "liver").notes
     assert note == "the header says 1×1×1 mm, as of all of LiTS 28 to 47, which is not true: use 3D-IRCADb-01 for these scans"
 
@@ -61,7 +61,7 @@ def test_archives_and_folders_of_ircad_are_the_same(tmp_path):
     dataset = dataset_named("3d-ircadb-01")
     for name, archives in (("zip", True), ("folder", False)):
         made.ircad(tmp_path / name, numbers=(1,), archives=archives)
-    packed, unpacked = (read_case(dataset, find_cases(dataset, tmp_path / name, "liver").items[0], "liver") for name in ("zip", "folder"))
+    packed, unpacked = (read_case(dataset, find_cases(dataset, tmp_path / name, "liver").sources[0], "liver") for name in ("zip", "folder"))
     assert not (tmp_path / "zip" / "3Dircadb1" / "3Dircadb1.1" / "PATIENT_DICOM").exists()  # nothing is left beside the archive
     np.testing.assert_array_equal(packed.image.data, unpacked.image.data)
     np.testing.assert_array_equal(packed.label.data, unpacked.label.data)
@@ -77,7 +77,7 @@ def test_slices_of_chaos_may_be_a_series_each(tmp_path):
         slice_ = dcmread(path)
         slice_.SeriesInstanceUID = generate_uid()
         slice_.save_as(path)
-    scan = read_case(dataset_named("chaos"), find_cases(dataset_named("chaos"), root, "liver").items[0], "liver")
+    scan = read_case(dataset_named("chaos"), find_cases(dataset_named("chaos"), root, "liver").sources[0], "liver")
     np.testing.assert_array_equal(to_ras(scan.image).data, made.body(1)[0])
     np.testing.assert_array_equal(to_ras(scan.label).data, made.body(1)[1])
 
@@ -92,7 +92,7 @@ def test_chaos_pictures_follow_file_names_whichever_way_they_count(tmp_path):
             path.rename(path.with_name(f"old{path.name}"))
         for n, path in enumerate(reversed(paths)):
             path.with_name(f"old{path.name}").rename(folder / part / name.format(n))
-    scan = read_case(dataset_named("chaos"), find_cases(dataset_named("chaos"), root, "liver").items[0], "liver")
+    scan = read_case(dataset_named("chaos"), find_cases(dataset_named("chaos"), root, "liver").sources[0], "liver")
     np.testing.assert_array_equal(to_ras(scan.label).data, made.body(1)[1])
 
 
@@ -100,7 +100,7 @@ def test_the_collections_own_masks_of_the_pancreas(tmp_path):
     dataset = dataset_named("pancreas-ct")
     found = find_cases(dataset, made.pancreas_ct(tmp_path, organ="pancreas"), "pancreas")
     assert "80 cases expected, 2 found, 1 incomplete (pancreas-ct_0082)" in found.summary
-    scan = read_case(dataset, found.items[0], "pancreas")
+    scan = read_case(dataset, found.sources[0], "pancreas")
     np.testing.assert_array_equal(to_ras(scan.label).data, made.body(1)[1])
 
 
@@ -110,7 +110,7 @@ def test_labels_of_pancreas_ct_are_flipped_where_only_that_fits(tmp_path, axes, 
     path = root / "label_tciapancreasct_multiorgan" / "label0001.nii.gz"
     mask = nib.load(path)
     nib.save(nib.Nifti1Image(np.flip(np.asarray(mask.dataobj), axes), mask.affine), path)
-    scan = read_case(dataset, find_cases(dataset, root, "liver").items[0], "liver")
+    scan = read_case(dataset, find_cases(dataset, root, "liver").sources[0], "liver")
     np.testing.assert_array_equal(to_ras(scan.label).data, made.body(1)[1])
     assert scan.notes == [f"the mask is taken {words}: only so does it fit the image"]
 
@@ -123,7 +123,7 @@ def test_other_organs_of_btcv(tmp_path):
     right, left = np.argwhere(data == 6)[[100, 200]]
     data[tuple(right)], data[tuple(left)] = 2, 3
     nib.save(nib.Nifti1Image(data, mask.affine), path)
-    scan = read_case(dataset, find_cases(dataset, root, "kidney").items[0], "kidney")
+    scan = read_case(dataset, find_cases(dataset, root, "kidney").sources[0], "kidney")
     np.testing.assert_array_equal(np.argwhere(scan.label.data == 1), [right, left])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpu_synth.datasets import DATASETS, dataset_named, find_cases, read_case
+from gpu_synth.prepare import prepare
 from gpu_synth.volumes import VolumeError
 
 LITS = "Training Batch 1/segmentation-0.nii"
@@ -193,7 +194,7 @@ def test_what_is_wrong_is_said(folders, tmp_path, wrong):
     root = shutil.copytree(folders[name], tmp_path / "copy")
     change(root / where)
     dataset = dataset_named(name)
-    spoilt, other = find_cases(dataset, root, "liver").items
+    spoilt, other = find_cases(dataset, root, "liver").sources
     with pytest.raises(VolumeError, match=message) as error:
         read_case(dataset, spoilt, "liver")
     assert str(error.value).startswith(str(root))  # the file that is meant
@@ -226,3 +227,19 @@ def test_livers_of_pancreas_ct_need_the_masks_that_hold_them(tmp_path):
 def test_an_unknown_name_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match=r"dataset must be one of lits, msd-liver, chaos, btcv, pancreas-ct, 3d-ircadb-01, got 'kits'"):
         dataset_named("kits")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "lits"}, r"dataset and root must be given together, got dataset='lits', root=None"),
+        ({"root": "somewhere"}, r"dataset and root must be given together, got dataset=None"),
+        ({"dataset": "lits", "root": "x", "images": "y", "tumor_labels": (2,)}, r"must be given without images, tumor_labels, got 'lits'"),
+        ({"dataset": "kits", "root": "x"}, r"dataset must be one of lits, "),
+        ({"dataset": "lits", "root": "nowhere"}, r"root must be the folder of LiTS, got nowhere"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_at_once(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(out=tmp_path / "cache", **options)
+    assert not (tmp_path / "cache").exists()
