@@ -40,12 +40,12 @@ def write_pair(image: Path, label: Path, hu: np.ndarray, mask: np.ndarray, affin
         save_nifti(path, data, affine)
 
 
-def lits(root: Path, numbers=(0, 13, 28)) -> Path:
+def lits(root: Path, numbers=(0, 13, 28), healthy=()) -> Path:
     for n in numbers:
         hu, liver = body(n)
         folder = root / ("Training Batch 1" if n < 28 else "media/nas/Training Batch 2")
         affine = np.eye(4) if 28 <= n < 48 else AFFINE
-        write_pair(folder / f"volume-{n}.nii", folder / f"segmentation-{n}.nii", hu, with_tumor(liver), affine)
+        write_pair(folder / f"volume-{n}.nii", folder / f"segmentation-{n}.nii", hu, liver if n in healthy else with_tumor(liver), affine)
     (_made(root / "Training Batch 1") / "._volume-0.nii").write_bytes(b"what macOS leaves")
     return root
 
