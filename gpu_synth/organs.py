@@ -72,7 +72,7 @@ LIVER = LesionPreset(
     growth=False,
     kinds=(
         LesionKind("hypodense", 0.48, body=(-0.55, -0.20), texture=(0.05, 0.25)),
-        LesionKind("hyperdense", 0.10, body=(0.15, 0.45)),
+        LesionKind("hyperdense", 0.10, body=(0.2, 0.45)),
         LesionKind("target", 0.12, body=(-0.50, -0.25), rim=(0.20, 0.50)),
         LesionKind("cyst", 0.10, body=(0.0, 18.0), target=True, texture=(0.0, 0.02), edge=0.6, outline=0.3),
         LesionKind("necrotic", 0.08, body=(-0.30, -0.15), core=(-0.50, -0.30), core_share=(0.45, 0.75), texture=(0.10, 0.25)),

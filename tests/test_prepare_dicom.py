@@ -35,7 +35,7 @@ def write_dicom_case(folder: Path, name="a", **how) -> None:
 def whole(manifest, name="a") -> tuple[np.ndarray, ...]:
     """Image, label and affine as they lie on disk."""
     image, label = (nib.load(manifest.root / name / f"{kind}.nii") for kind in ("image", "label"))
-    return np.array(image.dataobj), np.array(label.dataobj), image.affine
+    return np.asarray(image.dataobj), np.asarray(label.dataobj), image.affine
 
 
 @pytest.fixture(scope="module")
