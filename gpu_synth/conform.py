@@ -36,9 +36,15 @@ def prepare_ct(path: str | Path, spacing_mm: Sequence[float], series: str | None
         VolumeError: the file cannot be used.
     """
     scan, odd = read_scan(path, series)
+    image, notes = conform_ct(path, scan, spacing_mm)
+    return image, odd + notes
+
+
+def conform_ct(path: str | Path, scan: Volume, spacing_mm: Sequence[float]) -> tuple[Volume, list[str]]:
+    """Bring a CT that is read into the form that training reads: as `prepare_ct`."""
     volume, notes = to_hu(path, scan)
     upright, tilt = perpendicular(to_ras(volume), AIR_HU)
-    return resample(upright, spacing_mm, np.int16), [*odd, *notes, *tilt]
+    return resample(upright, spacing_mm, np.int16), [*notes, *tilt]
 
 
 def prepare_label(
@@ -51,10 +57,7 @@ def prepare_label(
     tumor_names: Sequence[str] = (),
     series: str | None = None,
 ) -> tuple[Volume, list[str]]:
-    """Read a case's mask onto its prepared CT's grid.
-
-    A voxel belongs to the organ where at least half of it lies inside, by linear interpolation: a nearest neighbour would leave
-    steps as high as the source's slices are thick, and displace the surface by up to half of one.
+    """Read a case's mask onto its prepared CT's grid: see `conform_label`.
 
     Args:
         source: the case's files.
@@ -79,9 +82,34 @@ def prepare_label(
         organ_labels, tumor_labels = (1,), (2,)
     else:
         mask, notes = _placed(source.label, read_nifti(source.label), source.image)
+    label, label_notes = conform_label(source, mask, image, organ_labels, tumor_labels)
+    return label, notes + label_notes
+
+
+def conform_label(
+    source: Source, mask: Volume, image: Volume, organ_labels: Sequence[int], tumor_labels: Sequence[int]
+) -> tuple[Volume, list[str]]:
+    """Bring a mask that is read onto its prepared CT's grid.
+
+    A voxel belongs to the organ where at least half of it lies inside, by linear interpolation: a nearest neighbour would leave
+    steps as high as the source's slices are thick, and displace the surface by up to half of one.
+
+    Args:
+        source: the case's files, for messages.
+        mask: on any grid.
+        image: from `prepare_ct` or `conform_ct`.
+        organ_labels: values that become 1.
+        tumor_labels: values that become 2.
+
+    Returns:
+        uint8 label on the image's grid, and what was changed, in words.
+
+    Raises:
+        VolumeError: the mask holds no organ, or does not overlap the image.
+    """
+    where = source.label or source.image
     mask = to_ras(mask)
-    classes, class_notes = _classes(source.label, mask.data, organ_labels, tumor_labels)
-    notes += class_notes
+    classes, notes = _classes(where, mask.data, organ_labels, tumor_labels)
     label = np.zeros(image.data.shape, np.uint8, order="F")
     for level in (1, 2) if classes.max() == 2 else (1,):  # the tumour is part of the organ, so that no gap opens between them
         upright, _ = perpendicular(Volume(classes >= level, mask.affine), outside=0)
@@ -94,7 +122,7 @@ def prepare_label(
     after = np.count_nonzero(label) * image.voxel_ml
     if not (label == 1).any():
         why = f"vanishes at {_mm(image.spacing_mm)} mm; choose a finer --spacing_mm" if same else f"lies outside {source.image}"
-        raise VolumeError(f"{source.label}: must overlap the image, got an organ of {before:.2f} ml that {why}")
+        raise VolumeError(f"{where}: must overlap the image, got an organ of {before:.2f} ml that {why}")
     if abs(after / before - 1) > 0.05:
         notes.append(f"the organ has {after:.1f} ml here and {before:.1f} ml in its file")
     return Volume(label, image.affine), notes

@@ -19,6 +19,8 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from gpu_synth.conform import MOST_LABELS, describe, prepare_ct, prepare_label
+from gpu_synth.datasets import dataset_named, find_cases
+from gpu_synth.datasets.prepared import prepare_case
 from gpu_synth.dicom_files import files_of
 from gpu_synth.files import check_folder_to_write, content_sha256, stamp
 from gpu_synth.manifest import FORMAT, HEADER_BYTES, Case, Manifest, write_json
@@ -27,7 +29,7 @@ from gpu_synth.pool import check_workers, each
 from gpu_synth.sheet import case_picture, save_picture, save_sheet
 from gpu_synth.sources import Source, find_sources
 from gpu_synth.summary import print_summary
-from gpu_synth.volumes import SPACING_LIMITS_MM, VolumeError, save_nifti
+from gpu_synth.volumes import SPACING_LIMITS_MM, Volume, VolumeError, save_nifti
 
 
 class Done(NamedTuple):
@@ -43,6 +45,9 @@ def prepare(
     images: str | Path | None = None,
     labels: str | Path | None = None,
     datalist: str | Path | None = None,
+    dataset: str | None = None,
+    root: str | Path | None = None,
+    organ: str = "liver",
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     organ_labels: tuple[int, ...] = (1,),
     tumor_labels: tuple[int, ...] = (),
@@ -59,6 +64,9 @@ def prepare(
         images: folder of NIfTI CTs, folder of DICOM folders (one a case), or a quoted glob of either.
         labels: the same for the masks, NIfTI, RTSTRUCT or DICOM-SEG; matched to the images by name (see `find_sources`).
         datalist: instead of both, a Decathlon-style dataset.json.
+        dataset: instead of all three, a public data set: lits, msd-liver, chaos, btcv, pancreas-ct or 3d-ircadb-01.
+        root: the folder of that data set, as downloaded and unpacked.
+        organ: which organ of that data set.
         spacing_mm: voxel spacing to resample to, along right, anterior, superior.
         organ_labels: values of a NIfTI mask that are the organ.
         tumor_labels: values of a NIfTI mask that are real tumour.
@@ -80,28 +88,44 @@ def prepare(
     names = {"organ_names": list(organ_names), "tumor_names": list(tumor_names), "series": series}
     settings |= {name: value for name, value in names.items() if value}
     check_workers(workers)
-    sources = find_sources(images, labels, datalist)
-    root = check_folder_to_write("out", out)
-    root.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Done | str] = {source.name: Done(case, True) for source in sources if (case := _unchanged(source, root, settings))}
+    if dataset is None and root is None:
+        sources = find_sources(images, labels, datalist)
+    else:
+        others = {"images": images, "labels": labels, "datalist": datalist, **names, "tumor_labels": tumor_labels}
+        sources = _sources_of(dataset, root, organ, [name for name, value in others.items() if value])
+        settings |= {"dataset": dataset, "organ": organ, "tumor_labels": [2]}
+    folder = check_folder_to_write("out", out)
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Done | str] = {source.name: Done(case, True) for source in sources if (case := _unchanged(source, folder, settings))}
     pending = [source for source in sources if source.name not in results]
     if pending:  # from here on the old manifest no longer tells the truth
-        (root / "manifest.json").unlink(missing_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("preparing", total=len(sources), completed=len(results))
-        for source, result in each(partial(_prepare_case, root=root, settings=settings), pending, workers):
+        for source, result in each(partial(_prepare_case, root=folder, settings=settings), pending, workers):
             results[source.name] = result
             progress.update(task, advance=1, description=f"prepared {escape(source.name)}")
     done = [result for source in sources if isinstance(result := results[source.name], Done)]
     cases = tuple(result.case for result in done)
     refused = tuple((source.name, result) for source in sources if isinstance(result := results[source.name], str))
-    whole = Manifest(root, settings, cases, refused, oddities(cases))
+    whole = Manifest(folder, settings, cases, refused, oddities(cases))
     manifest = _without_odd(whole) if strict else whole
     if not _is_saved(manifest):
         save_sheet(whole)
         manifest.save()
     print_summary(manifest, sum(result.kept for result in done))
     return manifest
+
+
+def _sources_of(dataset: str | None, root: str | Path | None, organ: str, others: Sequence[str]) -> list[Source]:
+    """The cases of a data set by name; says how many there are."""
+    if dataset is None or root is None:
+        raise ValueError(f"dataset and root must be given together, got {dataset=}, {root=}; --dataset lits --root FOLDER")
+    if others:
+        raise ValueError(f"dataset must be given without {', '.join(others)}, got {dataset!r}; it tells its files and labels itself")
+    found = find_cases(dataset_named(dataset), root, organ)
+    Console(stderr=True).print(escape(found.summary), soft_wrap=True)
+    return found.sources
 
 
 def _without_odd(whole: Manifest) -> Manifest:
@@ -127,10 +151,8 @@ def _prepare_case(source: Source, root: Path, settings: dict[str, Any]) -> Done 
         if case := _kept(source, root, settings, sha256):
             _finish(folder, settings, known, case)
             return Done(case, True)
-        image, notes = prepare_ct(source.image, settings["spacing_mm"], settings.get("series"))
-        chosen = {name: settings[name] for name in ("organ_names", "tumor_names", "series") if name in settings}
-        label, label_notes = prepare_label(source, image, settings["organ_labels"], settings["tumor_labels"], **chosen)
-        case = describe(source, image, label.data, notes + label_notes, sha256)
+        image, label, notes = _read(source, settings)
+        case = describe(source, image, label.data, notes, sha256)
     except (VolumeError, MemoryError) as error:
         for name in ("case.json", "image.nii", "label.nii", "picture.png"):  # of an earlier run, now untrue
             (folder / name).unlink(missing_ok=True)
@@ -143,6 +165,16 @@ def _prepare_case(source: Source, root: Path, settings: dict[str, Any]) -> Done 
     save_picture(root / case.picture, case_picture(image, label.data))
     _finish(folder, settings, known, case)
     return Done(case, False)
+
+
+def _read(source: Source, settings: dict[str, Any]) -> tuple[Volume, Volume, list[str]]:
+    """A case's image and label on the wanted spacing, and what is odd."""
+    if "dataset" in settings:
+        return prepare_case(dataset_named(settings["dataset"]), source, settings["organ"], settings["spacing_mm"])
+    image, notes = prepare_ct(source.image, settings["spacing_mm"], settings.get("series"))
+    chosen = {name: settings[name] for name in ("organ_names", "tumor_names", "series") if name in settings}
+    label, label_notes = prepare_label(source, image, settings["organ_labels"], settings["tumor_labels"], **chosen)
+    return image, label, notes + label_notes
 
 
 def _finish(folder: Path, settings: dict[str, Any], stamps: tuple[str, str], case: Case) -> None:
