@@ -10,9 +10,12 @@ from rich.markup import escape
 from rich.progress import track
 
 from gpu_synth.conform import prepare_label
+from gpu_synth.files import check_folder_to_write
+from gpu_synth.formats import read_scan
+from gpu_synth.grids import perpendicular
 from gpu_synth.manifest import load_manifest, write_json
 from gpu_synth.sources import Source, find_sources
-from gpu_synth.volumes import Volume, VolumeError, read_nifti, save_nifti, to_hu, to_ras
+from gpu_synth.volumes import AIR_HU, Volume, VolumeError, read_nifti, save_nifti, to_hu, to_ras
 
 FOLDS = 5  # of nnU-Net's cross-validation; it needs as many cases
 Read = Callable[[], tuple[Volume, Volume, list[str]]]  # image, label, and what was changed or looks odd, in words
@@ -35,7 +38,7 @@ def nnunet_dataset(
         dataset: number of the data set, as in nnUNetv2_train.
         name: its name: the folder is Dataset900_TumorSynth for number 900.
         data_dir: scans from gpu-synth prepare, on their spacing.
-        images: instead, a folder of NIfTI CTs, or a quoted glob; they keep their own grids.
+        images: instead, a folder of NIfTI CTs or of DICOM folders, or a quoted glob; they keep their own grids.
         labels: a folder of NIfTI masks, or a quoted glob; matched to the images by name.
         datalist: instead of both, a Decathlon-style dataset.json.
         organ_labels: values of the masks that are the organ.
@@ -71,6 +74,7 @@ def nnunet_dataset(
                 path.unlink(missing_ok=True)
             continue
         for path, volume in zip(places[case], (image, label), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_nifti(path, volume.data, volume.affine)
         written += 1
         if notes:
@@ -102,7 +106,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def _new_folder(dataset: int, name: str) -> Path:
-    """Make the data set's folder."""
+    """The data set's folder, which is made with the first case."""
     raw = nnunet_folder("nnUNet_raw")
     if not 1 <= dataset <= 999:
         raise ValueError(f"dataset must be a number from 1 to 999, got {dataset}")
@@ -114,9 +118,7 @@ def _new_folder(dataset: int, name: str) -> Path:
         raise ValueError(
             f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it"
         )
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    return folder
+    return check_folder_to_write("nnUNet_raw", folder)
 
 
 def _refuse_others(folder: Path, paths: Sequence[Path]) -> None:
@@ -132,7 +134,8 @@ def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
 
 def _from_files(source: Source, organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> tuple[Volume, Volume, list[str]]:
     """A CT on its own grid, turned to RAS, and its mask on the same."""
-    hu, notes = to_hu(source.image, read_nifti(source.image))
-    image = to_ras(hu)
+    scan, read_notes = read_scan(source.image)
+    hu, notes = to_hu(source.image, scan)
+    image, tilt = perpendicular(to_ras(hu), AIR_HU)
     label, label_notes = prepare_label(source, image, organ_labels, tumor_labels)
-    return image, label, notes + label_notes
+    return image, label, read_notes + notes + tilt + label_notes

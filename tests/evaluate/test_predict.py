@@ -43,8 +43,10 @@ def annotated(tmp_path):
 
 def test_predict_then_evaluate(trained, annotated, monkeypatch, capsys):
     monkeypatch.chdir(annotated)
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
-    assert main(["predict", f"--ckpt_path={trained}", "--data.predict_images=ct", "--model.overlap=0", *quiet]) == 0
+    before = set(annotated.iterdir())
+    given = [f"--ckpt_path={trained}", "--data.predict_images=ct", "--model.overlap=0", "--trainer.enable_progress_bar=false"]
+    assert main(["predict", *given]) == 0
+    assert set(annotated.iterdir()) - before == {annotated / "predictions"}
     assert "segmentations in predictions: gpu-synth evaluate" in capsys.readouterr().out
     for n in range(2):
         ct, *written = (nib.load(f"{where}case{n}{end}.nii.gz") for where, end in WRITTEN)
