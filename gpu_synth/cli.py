@@ -29,7 +29,7 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def prepare(arguments: Sequence[str]) -> int:
-    """NIfTI scans and masks to RAS, one spacing, int16 HU, cached with a manifest.
+    """Scans and masks, NIfTI or DICOM, to RAS, one spacing, int16 HU, cached with a manifest.
 
     gpu-synth prepare --images '/data/*_ct.nii.gz' --labels '/data/*_liver.nii.gz' --out cache
     """
@@ -48,6 +48,18 @@ def preview(arguments: Sequence[str]) -> int:
     from gpu_synth.preview_files import preview_files as run
 
     return int(_call(run, arguments, preview) or 0)
+
+
+def synthesize(arguments: Sequence[str]) -> int:
+    """CTs with tumours, labels, instance maps and plans as NIfTI and JSON, and a data card.
+
+    gpu-synth synthesize --images '/data/*_ct.nii.gz' --labels '/data/*_liver.nii.gz' --variants 10 --out synthetic
+    gpu-synth synthesize --images case01_ct.nii.gz --labels case01_liver.nii.gz --plan edited.json --out synthetic
+    """
+    from gpu_synth.synthesize import synthesize as run
+
+    result = _call(run, arguments, synthesize, lambda done: done.as_json())
+    return Exit.PARTLY if result.refused else Exit.DONE
 
 
 def nnunet_dataset(arguments: Sequence[str]) -> int:
@@ -155,7 +167,11 @@ def doctor(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Command] = {
     command.__name__.replace("_", "-"): command
-    for command in (demo, prepare, preview, fit, validate, test, predict, evaluate, nnunet_dataset, nnunet_fingerprint, bench, doctor)
+    for command in (
+        *(demo, prepare, synthesize, preview),
+        *(fit, validate, test, predict, evaluate),
+        *(nnunet_dataset, nnunet_fingerprint, bench, doctor),
+    )
 }
 
 

@@ -19,7 +19,7 @@ ROOMS = {
     "trainers": "gpu_synth.trainers",
     "bench": "gpu_synth.bench",
 }  # folder: name
-SHIPPED = {".py", ".yaml", ".cu", ".cuh", ".typed"}
+SHIPPED = {".py", ".sh", ".yaml", ".cu", ".cuh", ".typed"}
 HEAVY = ("torch", "numpy", "scipy", "cupy", "lightning", "monai", "matplotlib", "jaxtyping")
 
 
