@@ -36,7 +36,7 @@ WITH_MASK = "preview --out out/x.png --image ct/a.nii.gz --label"
 SYNTHESIZE = "synthesize --images ct --labels liver --out out"
 FIT = "fit --data.data_dir cache --data.patch_vox [64,32,32] --data.num_workers 0 --trainer.accelerator cpu"
 EVALUATE = "evaluate --references liver --out out"
-LEFT = ("out", "out/manifest.json")  # where every case is refused, the manifest tells why
+LEFT = ("out", "out/manifest.json", "out/sheet.png")  # where every case is refused, the manifest tells why
 ROWS = [
     # the command and its options
     Row("subcommand", "prepair", "subcommand must be one of demo, prepare, synthesize, preview, fit"),
