@@ -73,7 +73,7 @@ def blocks(findings: Findings) -> list[Block]:
         Block("devices", ("name", "capability", "driver", "free memory", "torch can use it"), devices),
         Block("packages", ("name", "asked for", "installed", ""), asked),
         Block(
-            f"self-test: tumours in two phantoms; from a preset's first row may differ {findings.tolerance}",
+            f"self-test: tumours in two phantoms; rows must agree with their preset's first in {findings.tolerance}",
             ("backend", "device", "preset", "ms", "lesions", "voxels differ", "HU apart", ""),
             tried,
         ),

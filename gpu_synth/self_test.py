@@ -17,8 +17,8 @@ UIDS = (0, 1)
 LABEL_SHARE, LEAST_VOXELS = 1e-3, 4  # of the tumour's voxels that may differ, or so many
 NEAR_HU, NEAR_SHARE, MOST_HU = 0.1, 1e-3, 3.0  # further apart than the first in this share of voxels; nowhere further than the last
 TOLERANCE = (
-    f"labels of {LEAST_VOXELS} voxels or {100 * LABEL_SHARE:g} % of the tumour's, HU by {NEAR_HU:g}, in {100 * NEAR_SHARE:g} % of the "
-    f"voxels by {MOST_HU:g}"
+    f"labels but for {LEAST_VOXELS} voxels or {100 * LABEL_SHARE:g} % of the tumour's, HU within {NEAR_HU:g}, and in "
+    f"{100 * NEAR_SHARE:g} % of the voxels within {MOST_HU:g}"
 )
 
 

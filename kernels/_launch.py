@@ -15,6 +15,7 @@ Backend = Literal["auto", "torch", "cupy"]
 BACKENDS = ("auto", "torch", "cupy")
 Grid = tuple[int, int, int]
 
+OLDEST_CUDA = 12  # that there is a CuPy for among the extras
 NULL = 0  # a pointer to nothing: a Python integer is passed as 64 bits
 FOLDER = Path(__file__).parent
 FLAGS = ("--std=c++17", "--fmad=false")  # what is written is what is computed: a fused product is asked for by name
@@ -78,6 +79,8 @@ def lack() -> Lack | None:
     except Exception as error:  # the runtime's own, or that there is none in a CuPy that is half there
         return Lack(f"CuPy finds no device ({error})", "install the one for this CUDA", f"pip install {extra()}")
     if (built := runtime // 1000) > (offered := driver // 1000):
+        if offered < OLDEST_CUDA:
+            return Lack(f"CuPy was built for CUDA {built}, the driver offers {offered or 'none'}; a newer NVIDIA driver mends it")
         swap = f"pip uninstall cupy-cuda{built}x && pip install {extra(offered)}"
         return Lack(f"CuPy was built for CUDA {built}, the driver offers {offered}", "install the other", swap)
     return Lack(_broken[0]) if _broken else None

@@ -2,10 +2,10 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from shutil import rmtree
 from typing import NamedTuple
 
 import nibabel as nib
@@ -33,6 +33,7 @@ PREPARE = "prepare --images ct --labels liver --out out"
 PREVIEW = "preview --out out/x.png"
 OF_CASE = "preview --out out/x.png --label liver/a.nii.gz --image"
 WITH_MASK = "preview --out out/x.png --image ct/a.nii.gz --label"
+SYNTHESIZE = "synthesize --images ct --labels liver --out out"
 FIT = "fit --data.data_dir cache --data.patch_vox [64,32,32] --data.num_workers 0 --trainer.accelerator cpu"
 EVALUATE = "evaluate --references liver --out out"
 LEFT = ("out", "out/manifest.json", "out/sheet.png")  # where every case is refused, these tell why
@@ -98,6 +99,18 @@ ROWS = [
     Row("window-swapped", f"{PREVIEW} --window_hu 100,-100", "window_hu must be (low, high) with low < high, got (100.0, -100.0); swap"),
     Row("seed-of-65-bits", f"{PREVIEW} --seed 18446744073709551616", "seed must be an integer of 64 bits"),
     Row("backend", f"{PREVIEW} --overrides '{{backend: cuda}}'", "backend must be one of auto, torch, cupy, got 'cuda'"),
+    # what is written of it
+    Row("variants", f"{SYNTHESIZE} --variants 0", "variants must be 1 or more, got 0"),
+    Row("plan-missing", f"{SYNTHESIZE} --plan nowhere.json", "plan must be a JSON file from plans, edited, got nowhere.json"),
+    Row("plan-is-no-json", f"{SYNTHESIZE} --plan text", "plan must be a JSON file from plans, edited, got text"),
+    Row("plan-of-another-format", f"{SYNTHESIZE} --plan test.json", "plan must be JSON of format 'gpu-synth plan json 1', as gpu-synth"),
+    Row("into-a-file", SYNTHESIZE.replace("--out out", "--out text"), "out must be a folder, got the file text; name another"),
+    Row("unknown-backend", f"{SYNTHESIZE} --backend cuda", "backend must be one of auto, torch, cupy, got 'cuda'; did you mean 'cupy'?"),
+    Row("unknown-device", f"{SYNTHESIZE} --device tpu", "device must be auto, cpu, cuda or cuda:0 and so on, and be there, got 'tpu'"),
+    Row("tumour-is-organ", f"{SYNTHESIZE} --tumor_label 1", "tumor_label must be a whole number from 1 and none of organ_labels, got 1"),
+    Row("rank-alone", f"{SYNTHESIZE} --rank 1", "rank and world_size must be given together"),
+    Row("dataset", "prepare --dataset litz --root ct --out out", "dataset must be one of lits, msd-liver, chaos"),
+    Row("dataset-and-images", f"{PREPARE} --dataset lits", "dataset and root must be given together"),
     # training and prediction
     Row("config-missing", "fit --config nowhere.yaml", "config cannot be used: File does not exist"),
     Row("config-no-yaml", "fit --config broken.yaml", "configuration must be YAML, got what is none"),
@@ -140,6 +153,7 @@ ROWS = [
 WITHOUT_GPU = [
     Row("no-cuda-to-bench", "bench --names rng --tests false --device cuda", "device must be 'auto', 'cpu' or a 'cuda' that is there"),
     Row("no-cuda-to-train", FIT.replace("cpu", "cuda"), "`CUDAAccelerator` can not run on your system"),
+    Row("no-cupy-to-synthesize", f"{SYNTHESIZE} --backend cupy", "backend 'cupy' must have CUDA tensors and a CuPy that can launch, got: "),
     Row("no-cupy", f"{PREVIEW} --overrides '{{backend: cupy}}'", "backend 'cupy' must have CUDA tensors and a CuPy that can launch, got: "),
 ]  # fmt: skip
 
@@ -209,9 +223,7 @@ def refuse(row: Row, place: Path, monkeypatch, capsys) -> None:
         out = capsys.readouterr()
         left = {name: stamp for name, stamp in tree(place).items() if before.get(name) != stamp}
     finally:
-        out_folder = place / "out"
-        if out_folder.is_dir():
-            shutil.rmtree(out_folder)
+        rmtree(place / "out", ignore_errors=True)
     assert (code, set(left)) == (row.code, set(row.leaves)), out.err
     assert before.keys() <= tree(place).keys()
     assert "Traceback" not in out.out + out.err

@@ -44,6 +44,8 @@ class Runtime:
     ("runtime", "driver", "message"),
     [
         (13000, 12080, "CuPy was built for CUDA 13, the driver offers 12; install the other: " + SWAP),
+        (13000, 11080, "CuPy was built for CUDA 13, the driver offers 11; a newer NVIDIA driver mends it"),
+        (13000, 0, "CuPy was built for CUDA 13, the driver offers none; a newer NVIDIA driver mends it"),
         (12080, 13000, None),
         (13000, 13020, None),
     ],
