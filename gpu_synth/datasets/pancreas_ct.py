@@ -33,7 +33,7 @@ def _find(root: Path, organ: str) -> list[Source]:
         )
     if not own:  # not all scans have such a mask
         images = {number: path for number, path in images.items() if number in masks}
-    return pair(images, masks, "pancreas-ct_{:04d}", "label{:04d}.nii.gz", "folder PANCREAS_{:04d}")
+    return pair(images, masks, "pancreas-ct_{:04d}", "label{:04d}.nii.gz", "PANCREAS_{:04d}")
 
 
 def _read(source: Source) -> Scan:
