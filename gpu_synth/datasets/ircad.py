@@ -18,7 +18,7 @@ from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 
 TUMOR = re.compile(r"livertumou?rs?\d*", re.IGNORECASE)  # not `tumor` nor `leftsurretumor`, which lie in adrenal glands
-WANTED = r"(?i).*/(liver|livertumou?rs?\d*)/.*"
+WANTED = r"(?i)(.*/)?(liver|livertumou?rs?\d*)/.*"
 
 
 def _find(root: Path, organ: str) -> list[Source]:

@@ -239,6 +239,14 @@ def test_livers_of_pancreas_ct_need_the_masks_that_hold_them(tmp_path):
         find_cases(dataset_named("pancreas-ct"), made.pancreas_ct(tmp_path, organ="pancreas"), "liver")
 
 
+def test_the_collections_own_masks_hold_nothing_but_the_pancreas(tmp_path):
+    root = made.pancreas_ct(tmp_path, numbers=(1,), organ="pancreas")
+    nifti(value(6))(root / "TCIA_pancreas_labels-02-05-2017" / "label0001.nii.gz")
+    source, _ = find_cases(dataset_named("pancreas-ct"), root, "pancreas").sources
+    with pytest.raises(VolumeError, match=r"label0001\.nii\.gz: must hold values 0, 1 \(the pancreas\), got 6 too"):
+        read_case(dataset_named("pancreas-ct"), source, "pancreas")
+
+
 def test_an_unknown_name_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match=r"dataset must be one of lits, msd-liver, chaos, btcv, pancreas-ct, 3d-ircadb-01, got 'kits'"):
         dataset_named("kits")
@@ -250,6 +258,7 @@ def test_an_unknown_name_is_answered_with_those_there_are():
         ({"dataset": "lits"}, r"dataset and root must be given together, got dataset='lits', root=None"),
         ({"root": "somewhere"}, r"dataset and root must be given together, got dataset=None"),
         ({"dataset": "lits", "root": "x", "images": "y", "tumor_labels": (2,)}, r"must be given without images, tumor_labels, got 'lits'"),
+        ({"dataset": "btcv", "root": "x", "organ_labels": (11,)}, r"must be given without organ_labels, got 'btcv'"),
         ({"dataset": "kits", "root": "x"}, r"dataset must be one of lits, "),
         ({"dataset": "lits", "root": "nowhere"}, r"root must be the folder of LiTS, got nowhere"),
     ],
