@@ -58,7 +58,13 @@ def _drawn(image_hu: NDArray[Any], label: NDArray[np.uint8], spacing_mm: tuple[f
     for value, colour in ((1, ORGAN_COLOUR), (2, TUMOR_COLOUR)):
         inside = labels >= value
         picture[inside & ~ndimage.binary_erosion(inside)] = to_rgb(colour)
-    return np.rint(255 * picture[::-1, ::-1].transpose(1, 0, 2)).astype(np.uint8)
+    return _trimmed(np.rint(255 * picture[::-1, ::-1].transpose(1, 0, 2)).astype(np.uint8))
+
+
+def _trimmed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture without the air around the patient."""
+    rows, columns = (np.flatnonzero(picture.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _padded(picture: NDArray[np.uint8], height: int, width: int | None = None) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """A CT series as DICOM: the same voxels and the same affine as SimpleITK, and a reason where it makes no volume."""
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,7 @@ def test_an_enhanced_file_is_its_frames_in_order(tmp_path):
 
 def compress(folder: Path, syntax: str) -> None:
     """Compress every file in place: by pydicom, or by GDCM through SimpleITK what it cannot."""
+    locale_before = locale.setlocale(locale.LC_ALL)
     for path in sorted(folder.glob("*.dcm")):
         if syntax in (RLELossless, JPEGLSLossless):
             dataset = pydicom.dcmread(path)
@@ -146,6 +148,7 @@ def compress(folder: Path, syntax: str) -> None:
         writer.UseCompressionOn()
         writer.SetCompressor("JPEG" if syntax == JPEGLosslessSV1 else "JPEG2000")
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, locale_before)  # writing through SimpleITK leaves the process in "C", where text is ASCII
 
 
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEG2000Lossless, JPEGLSLossless, RLELossless], ids=lambda uid: uid.name)

@@ -158,7 +158,7 @@ def test_every_case_has_a_picture_and_the_sheet_holds_them_all(tmp_path):
         if case.name == "good":  # pixels are voxels here; the patient's right is on the left
             ni, (low, high) = case.shape[0], (case.organ_bbox_vox[end][0] for end in (0, 1))
             axial = np.flatnonzero(line[:, :ni].any(0))
-            assert (axial[0], axial[-1]) == (ni - high, ni - 1 - low)
+            assert (axial[0], axial[-1] - axial[0]) == (ni - high, high - 1 - low)
     assert (sheet == outline).all(-1).sum() == sum(
         ((255 * imread(manifest.root / case.picture)[..., :3]).round() == outline).all(-1).sum() for case in manifest.cases
     ), "each picture is on the sheet, none is covered or cut"
