@@ -1,4 +1,4 @@
-"""Files that are either there as a whole or not at all, and what a file holds, whatever its name."""
+"""Files that are either there as a whole or not at all, what a file holds, whatever its name, and folders that can hold them."""
 
 import hashlib
 import os
@@ -50,3 +50,22 @@ def stamp(paths: Sequence[Path]) -> str:
     stats = [(path, path.stat()) for path in paths]
     known = [(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
     return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def check_folder_to_write(name: str, folder: str | PathLike[str]) -> Path:
+    """Refuse a folder that cannot be made or written into, before anything is read; nothing is made yet.
+
+    Args:
+        name: The argument, for the message.
+        folder: It, there or not.
+
+    Raises:
+        ValueError: It is a file, lies in one, or must not be written.
+    """
+    path = Path(folder)
+    known = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not known.is_dir():
+        raise ValueError(f"{name} must be a folder, got {path}{'' if known == path else f' in {known}'}, which is a file; name another")
+    if not os.access(known, os.W_OK | os.X_OK):
+        raise ValueError(f"{name} must be a folder that can be written, got {path}, and {known} must not be; name another")
+    return path

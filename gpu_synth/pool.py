@@ -18,6 +18,12 @@ Result = TypeVar("Result")
 DIED = "its process died, though no other ran beside it, most often for want of memory; crop the scan, or use a machine with more"
 
 
+def check_workers(workers: int) -> None:
+    """Refuse what is no number of processes."""
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}; 0 works in this process")
+
+
 def each(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result | str]]:
     """Do the same with each item, and yield it with its result as soon as that is there.
 

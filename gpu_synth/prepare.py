@@ -22,10 +22,10 @@ from gpu_synth.conform import MOST_LABELS, describe, prepare_ct, prepare_label
 from gpu_synth.datasets import dataset_named, find_cases
 from gpu_synth.datasets.prepared import prepare_case
 from gpu_synth.dicom_files import files_of
-from gpu_synth.files import content_sha256, stamp
+from gpu_synth.files import check_folder_to_write, content_sha256, stamp
 from gpu_synth.manifest import FORMAT, HEADER_BYTES, Case, Manifest, write_json
 from gpu_synth.oddities import oddities
-from gpu_synth.pool import each
+from gpu_synth.pool import check_workers, each
 from gpu_synth.sheet import case_picture, save_picture, save_sheet
 from gpu_synth.sources import Source, find_sources
 from gpu_synth.summary import print_summary
@@ -87,6 +87,7 @@ def prepare(
     settings = _settings(spacing_mm, organ_labels, tumor_labels)
     names = {"organ_names": list(organ_names), "tumor_names": list(tumor_names), "series": series}
     settings |= {name: value for name, value in names.items() if value}
+    check_workers(workers)
     if dataset is None and root is None:
         sources = find_sources(images, labels, datalist)
     else:
@@ -94,7 +95,7 @@ def prepare(
         others["organ_labels"] = tuple(organ_labels) != (1,)
         sources = _sources_of(dataset, root, organ, [name for name, value in others.items() if value])
         settings |= {"dataset": dataset, "organ": organ, "tumor_labels": [2]}
-    folder = Path(out)
+    folder = check_folder_to_write("out", out)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Done | str] = {source.name: Done(case, True) for source in sources if (case := _unchanged(source, folder, settings))}
     pending = [source for source in sources if source.name not in results]

@@ -52,11 +52,12 @@ class Volume:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
-def read_nifti(path: str | Path) -> Volume:
+def read_nifti(path: str | Path, scaled: bool = True) -> Volume:
     """Read one scalar 3-D volume in the file's own orientation and dtype, or refuse it.
 
     Args:
         path: a `.nii` or `.nii.gz` file. Trailing axes of length one are dropped; scaled files come as floating point.
+        scaled: False for a scaled file's numbers as they are stored.
 
     Returns:
         The volume as it lies in the file.
@@ -69,20 +70,20 @@ def read_nifti(path: str | Path) -> Volume:
     try:
         if path.name.endswith(".gz"):
             with gzip.open(path) as stream:
-                data = _values(type(header).from_stream(stream).dataobj)
+                data = _values(type(header).from_stream(stream).dataobj, scaled)
                 while stream.read(1 << 22):  # on to the end: only there does gzip check what it has read
                     pass
         else:
-            data = _values(header.dataobj)
+            data = _values(header.dataobj, scaled)
     except _UNREADABLE as error:
         raise VolumeError(f"{path}: cannot be read to its end ({error}); the file is damaged or incomplete, copy it again") from error
     placed = bool(header.header["sform_code"] > 0 or header.header["qform_code"] > 0)
     return Volume(data.reshape(_shape(path, header)), _affine(path, header), placed)
 
 
-def _values(voxels: Any) -> NDArray[Any]:
+def _values(voxels: Any, scaled: bool) -> NDArray[Any]:
     """The voxels as stored where the header does not scale them, else as float32."""
-    plain = voxels.slope == 1 and voxels.inter == 0
+    plain = not scaled or (voxels.slope == 1 and voxels.inter == 0)
     data: NDArray[Any] = voxels.get_unscaled() if plain else np.asarray(voxels, np.float32)
     return data
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, default_collate
 
 from gpu_synth import TumorSynthesizer
+from gpu_synth.checks import check_at_least, check_range
 from gpu_synth.manifest import Case, Manifest, load_manifest
 from gpu_synth.plan_base import Scope
 from gpu_synth.trainers.augment import Augmentation, window
@@ -114,6 +115,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        check_at_least(1, batch_size=batch_size, samples_per_epoch=samples_per_epoch)
+        check_at_least(0, num_workers=num_workers)
+        check_range("window_hu", window_hu)
         if tumors == "real" and soft_labels:
             raise ValueError("soft_labels must be False for tumors 'real', got True; annotations tell no shares of voxels")
         self.data_dir, self.test_dir, self.predict_images = data_dir, test_dir, predict_images

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from gpu_synth.conform import prepare_label
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.formats import read_scan
 from gpu_synth.grids import perpendicular
 from gpu_synth.manifest import load_manifest, write_json
@@ -60,6 +61,8 @@ def nnunet_dataset(
     else:
         sources = find_sources(images, labels, datalist)
         cases = {source.name: partial(_from_files, source, organ_labels, tumor_labels) for source in sources}
+    places = {case: (folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "labelsTr" / f"{case}.nii.gz") for case in cases}
+    _refuse_others(folder, [path for place in places.values() for path in place])
     written, refused = 0, 0
     for case, read in track(cases.items(), "writing", console=Console(stderr=True)):
         try:
@@ -67,9 +70,12 @@ def nnunet_dataset(
         except VolumeError as error:
             Console().print(f"[red]refused[/red] {escape(case)}: {escape(str(error))}", soft_wrap=True)
             refused += 1
+            for path in places[case]:  # of a run that ended early
+                path.unlink(missing_ok=True)
             continue
-        save_nifti(folder / "imagesTr" / f"{case}_0000.nii.gz", image.data, image.affine)
-        save_nifti(folder / "labelsTr" / f"{case}.nii.gz", label.data, label.affine)
+        for path, volume in zip(places[case], (image, label), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_nifti(path, volume.data, volume.affine)
         written += 1
         if notes:
             Console().print(f"{escape(case)}: {escape('; '.join(notes))}", soft_wrap=True)
@@ -100,7 +106,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def _new_folder(dataset: int, name: str) -> Path:
-    """Make the data set's folder."""
+    """The data set's folder, which is made with the first case."""
     raw = nnunet_folder("nnUNet_raw")
     if not 1 <= dataset <= 999:
         raise ValueError(f"dataset must be a number from 1 to 999, got {dataset}")
@@ -112,9 +118,13 @@ def _new_folder(dataset: int, name: str) -> Path:
         raise ValueError(
             f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it"
         )
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    return folder
+    return check_folder_to_write("nnUNet_raw", folder)
+
+
+def _refuse_others(folder: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder in which other files lie than this data set's: nnU-Net takes each for a case."""
+    if others := sorted(set(folder.glob("*Tr/*")) - set(paths)):
+        raise ValueError(f"{folder} must hold nothing but these cases, got {others[0].relative_to(folder)}; remove it")
 
 
 def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:

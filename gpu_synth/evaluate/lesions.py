@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from monai.metrics import compute_froc_curve_data, compute_froc_score
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -126,6 +125,8 @@ def froc(lesions: Sequence[Lesion], scans: int) -> dict[str, Any]:
     # MONAI leaves out the least of all scores, which in its own data is that of lesions missed: here it is one that no probability has.
     false_scores = np.array([*(lesion.score for lesion in false), MISSED])
     real_scores = np.array([lesion.score if lesion.matched else MISSED for lesion in real])
+    from monai.metrics import compute_froc_curve_data, compute_froc_score  # takes seconds, and the data card needs the sizes alone
+
     rates, sensitivity = compute_froc_curve_data(false_scores, real_scores, len(real), scans)
     return {
         "false_positives_per_scan": rates.tolist(),

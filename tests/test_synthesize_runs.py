@@ -1,0 +1,161 @@
+"""`gpu-synth synthesize` in several real processes, and killed at any moment: the same files as in one run, byte for byte."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from made_volumes import SMALL, files, scans
+
+from gpu_synth.synthesize import synthesize
+from gpu_synth.volume_job import FOLDERS, read_record
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(folder, out, *more):
+    options = ["--images", f"{folder}/images", "--labels", f"{folder}/labels", "--out", f"{folder}/{out}", "--variants", "2"]
+    overrides = [f"--overrides.size_prob={list(SMALL['size_prob'])}"]
+    return [sys.executable, "-m", "gpu_synth.cli", "synthesize", *options, *overrides, *more]
+
+
+def finished(commands):
+    """Run commands at once; their output."""
+    running = [
+        subprocess.Popen(argv, env={**ENVIRONMENT, **env}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for argv, env in commands
+    ]
+    said = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * len(running)
+    return said
+
+
+def test_two_ranks_and_one_write_the_same_files(tmp_path):
+    scans(tmp_path, "a", "b", "c")
+    finished([(command(tmp_path, "one"), {})])
+    want = files(tmp_path / "one")
+    assert len(want) == 6 * 5 + 6
+    torchrun = [{"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)} for rank in range(2)]
+    said = finished([(command(tmp_path, "torchrun"), env) for env in torchrun])
+    assert [out.split(":")[0] for out in said] == [f"rank {rank} of 2 (torchrun), of 6 volumes" for rank in range(2)]
+    assert all("3 volumes in" in out for out in said), "each has its half"
+    assert any("data card: " in out for out in said)
+    assert files(tmp_path / "torchrun") == want
+    finished([(command(tmp_path, "options", "--rank", "1", "--world_size", "2"), {})])
+    half = files(tmp_path / "options")
+    assert len(half) == 3 * 5, "half of the volumes, and no card yet"
+    assert all(want[name] == content for name, content in half.items())
+    finished([(command(tmp_path, "options"), {"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})])
+    assert files(tmp_path / "options") == want
+
+
+def test_the_card_can_be_written_afterwards(tmp_path):
+    scans(tmp_path, "a", "b")
+    whole = synthesize(out=str(tmp_path / "whole"), images=f"{tmp_path}/images", labels=f"{tmp_path}/labels", overrides=SMALL)
+    half = [f"{tmp_path}/{folder}/a.nii.gz" for folder in FOLDERS[:2]]
+    synthesize(out=str(tmp_path / "parts"), images=half[0], labels=half[1], overrides=SMALL)
+    other = synthesize(
+        out=str(tmp_path / "parts"), images=f"{tmp_path}/images", labels=f"{tmp_path}/labels", overrides=SMALL, rank=1, world_size=2
+    )
+    assert (other.made, other.card.name) == (("b_v0",), "data-card.md")
+    (tmp_path / "parts" / "data-card.md").unlink()
+    assert synthesize(out=str(tmp_path / "parts"), card=True).card.is_file()
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    assert whole.refused == ()
+
+
+# One process imports once; each line forks a child that synthesises into a folder and is killed after some seconds.
+FORKS = """
+import json, os, signal, sys, time
+from gpu_synth.synthesize import synthesize
+out_of_sight = os.open(os.devnull, os.O_WRONLY)
+for line in sys.stdin:
+    options, seconds = json.loads(line)
+    begin = time.monotonic()
+    if (child := os.fork()) == 0:
+        os.dup2(out_of_sight, 1), os.dup2(out_of_sight, 2)
+        synthesize(**options)
+        os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(status, time.monotonic() - begin, flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_at_any_moment_leaves_whole_files_and_is_taken_up_again(tmp_path):
+    scans(tmp_path, "a", "b", "c")
+    options = {"images": f"{tmp_path}/images", "labels": f"{tmp_path}/labels", "overrides": {**SMALL, "count": [1, 2]}}
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as server:
+
+        def ended(out: str, seconds: float | None = None) -> tuple[int, float]:
+            server.stdin.write(json.dumps([{**options, "out": f"{tmp_path}/{out}"}, seconds]) + "\n")
+            server.stdin.flush()
+            status, elapsed = server.stdout.readline().split()
+            return int(status), float(elapsed)
+
+        whole_run = min(ended(out)[1] for out in ("first", "whole"))
+        want = files(tmp_path / "whole")
+        assert len(want) == 3 * 5 + 6
+        killed = interrupted = 0
+        for attempt, moment in enumerate(np.random.default_rng(0).uniform(0.02, whole_run, 10)):
+            out = f"out-{attempt // 2}"  # every second run finds what another has left
+            killed += ended(out, float(moment))[0] == signal.SIGKILL
+            left = {name: content for name, content in files(tmp_path / out).items() if not name.endswith(".partial")}
+            assert all(content == want[name] for name, content in left.items()), "no half file"
+            for name in "abc":
+                if read_record(tmp_path / out, f"{name}_v0"):
+                    assert sum(f"/{name}_v0." in path for path in left) == 5, "a record is written last"
+            assert "data-card.md" not in left or sum(path.startswith("records/") for path in left) == 3
+            interrupted += 0 < len(left) < len(want)
+        assert killed > 4, "nothing was tested"
+        assert interrupted > 2, "nothing was tested"
+        for n in range(5):
+            assert ended(f"out-{n}")[0] == 0
+            assert files(tmp_path / f"out-{n}") == want
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+def test_a_ct_of_512_512_600_goes_through_in_6_gib(tmp_path):
+    """Read, plan, render, measure and write, one process; what a training machine's worker has."""
+    done = subprocess.run([sys.executable, "-c", WHOLE, tmp_path], check=True, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    print(figures)
+    assert figures["made"] == ["ct_v0"]
+    assert figures["peak_gib"] < 6
+
+
+WHOLE = """
+import json, resource, sys
+from pathlib import Path
+import nibabel as nib, numpy as np
+from gpu_synth.stored import write_stored
+from gpu_synth.synthesize import synthesize
+
+folder, shape, spacing_mm = Path(sys.argv[1]), (512, 512, 600), (0.75, 0.75, 0.8)
+header = nib.Nifti1Header()
+header.set_data_shape(shape)
+header.set_sform(np.diag([*spacing_mm, 1.0]), 1)
+i, j, k = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
+organ, hu = (np.zeros(shape, dtype, order="F") for dtype in (np.uint8, np.int16))
+grain = np.random.default_rng(0).integers(-20, 21, shape[:2], dtype=np.int16)
+for at, z in enumerate(k):  # a liver's size: 20 x 17 x 19 cm
+    organ[..., at] = ((i - 0.3) / 0.52)[:, None] ** 2 + (j / 0.45) ** 2 + (z / 0.4) ** 2 < 1
+    hu[..., at] = np.where((i / 0.95)[:, None] ** 2 + (j / 0.8) ** 2 < 1, 40 + 60 * organ[..., at] + np.roll(grain, at), -1000)
+for name, data in (("ct", hu), ("mask", organ)):
+    header.set_data_dtype(data.dtype)
+    write_stored(folder / f"{name}.nii.gz", header, data)
+del hu, organ, data
+made = synthesize(
+    out=str(folder / "out"), images=str(folder / "ct.nii.gz"), labels=str(folder / "mask.nii.gz"),
+    overrides={"size_prob": (0.0, 0.0, 0.0, 1.0), "count": (6, 6), "cirrhosis_prob": 1.0},
+).made
+print(json.dumps({"made": made, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+"""
