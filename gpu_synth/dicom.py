@@ -157,7 +157,7 @@ def choose_series(folder: str | Path, found: Sequence[Series], choose: str | Non
     scans = [series for series in found if series.modality == "CT" and not series.localizer]
     listed = "".join(f"\n  {series}" for series in found)
     if not scans:
-        raise VolumeError(f"{folder}: must hold a CT series, got {listed or 'no DICOM file'}")
+        raise VolumeError(f"{folder}: must hold a CT series, got {listed or 'no DICOM file'}; give the folder of one, or a NIfTI file")
     if choose is not None:
         exact = [series for series in scans if choose in (series.uid, series.number)]
         fitting = exact or [series for series in scans if choose.lower() in series.description.lower()]

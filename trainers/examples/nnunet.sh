@@ -7,7 +7,8 @@ export nnUNet_preprocessed=${nnUNet_preprocessed:-$PWD/nnUNet_preprocessed}
 export nnUNet_results=${nnUNet_results:-$PWD/nnUNet_results}
 mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"
 if [ $# -eq 0 ]; then
-  set -- cts masks scans && TRAINER=${TRAINER:-nnUNetTrainerTwoSteps} DEVICE=${DEVICE:-cpu} && mkdir -p "$@" own_trainers
+  set -- cts masks scans && TRAINER=${TRAINER:-nnUNetTrainerTwoSteps} DEVICE=${DEVICE:-cpu} few="-npp 1 -nps 1" && mkdir -p "$@" own_trainers
+  export nnUNet_n_proc_DA=${nnUNet_n_proc_DA:-1} nnUNet_def_n_proc=${nnUNet_def_n_proc:-1} # processes take longer to start than there is work
   python - <<'PHANTOMS'
 import nibabel, numpy, gpu_synth.phantom
 for n in range(5):
@@ -33,4 +34,4 @@ gpu-synth nnunet-dataset --dataset 900 --images "$1" --labels "$2" || [ $? -eq 1
 gpu-synth nnunet-fingerprint --dataset 900 --processes 2
 nnUNetv2_plan_and_preprocess -d 900 -c 3d_fullres -npfp 2 -np 2
 nnUNetv2_train 900 3d_fullres 0 -tr "${TRAINER:-nnUNetTrainerTumorSynth}" -device "${DEVICE:-cuda}"
-nnUNetv2_predict -d 900 -c 3d_fullres -f 0 -tr "${TRAINER:-nnUNetTrainerTumorSynth}" -device "${DEVICE:-cuda}" -i "$3" -o predictions
+nnUNetv2_predict -d 900 -c 3d_fullres -f 0 -tr "${TRAINER:-nnUNetTrainerTumorSynth}" -device "${DEVICE:-cuda}" -i "$3" -o predictions ${few:-}
