@@ -65,8 +65,8 @@ def prepare(
         labels: the same for the masks, NIfTI, RTSTRUCT or DICOM-SEG; matched to the images by name (see `find_sources`).
         datalist: instead of both, a Decathlon-style dataset.json.
         dataset: instead of all three, a public data set: lits, msd-liver, chaos, btcv, pancreas-ct or 3d-ircadb-01.
-        root: the folder of that data set, as downloaded and unpacked.
-        organ: which organ of that data set.
+        root: the folder of that data set, as downloaded and unpacked; it tells its cases and what its masks' values mean.
+        organ: which organ of that data set: liver; of btcv also spleen, kidney, pancreas; of pancreas-ct also pancreas.
         spacing_mm: voxel spacing to resample to, along right, anterior, superior.
         organ_labels: values of a NIfTI mask that are the organ.
         tumor_labels: values of a NIfTI mask that are real tumour.
@@ -91,7 +91,8 @@ def prepare(
     if dataset is None and root is None:
         sources = find_sources(images, labels, datalist)
     else:
-        others = {"images": images, "labels": labels, "datalist": datalist, **names, "tumor_labels": tumor_labels}
+        others: dict[str, Any] = {"images": images, "labels": labels, "datalist": datalist, **names, "tumor_labels": tumor_labels}
+        others["organ_labels"] = tuple(organ_labels) != (1,)
         sources = _sources_of(dataset, root, organ, [name for name, value in others.items() if value])
         settings |= {"dataset": dataset, "organ": organ, "tumor_labels": [2]}
     folder = check_folder_to_write("out", out)

@@ -16,19 +16,11 @@ _WILD = re.compile(r"(\*\*/?|\*|\?|\[[^\]]+\])")
 
 
 class Source(NamedTuple):
-    """A case's name, and its files, folders or archives; a list may lack a label.
-
-    Attributes:
-        name: unique in its data set.
-        image: the CT.
-        label: its mask.
-        lacks: what of the case is missing, in words; such a one is refused.
-    """
+    """A case's name, and its files or DICOM folders; a list may lack a label."""
 
     name: str
     image: Path
     label: Path | None
-    lacks: str = ""
 
 
 def find_sources(images: str | Path | None = None, labels: str | Path | None = None, datalist: str | Path | None = None) -> list[Source]:

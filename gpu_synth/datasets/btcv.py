@@ -17,7 +17,7 @@ def _find(root: Path, organ: str) -> list[Source]:
     images, masks = numbered(root, r"img(\d{4})"), numbered(root, r"label(\d{4})")
     # Masks of the test scans are not published.
     images = {number: path for number, path in images.items() if number in masks or "Testing" not in path.parts}
-    return pair(images, masks, "btcv_{:04d}", "label{:04d}.nii.gz", "img{:04d}.nii.gz")
+    return pair(images, masks, "btcv_{:04d}", "../label/label{:04d}.nii.gz", "../img/img{:04d}.nii.gz")
 
 
 NUMBERS = (*range(1, 11), *range(21, 41))

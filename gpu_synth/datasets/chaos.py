@@ -20,14 +20,8 @@ from gpu_synth.volumes import Volume, VolumeError
 
 def _find(root: Path, organ: str) -> list[Source]:
     folders = numbered(root, r"(\d+)", whole="", skip=("MR", "Test_Sets"))
-    sources = []
-    for number, folder in folders.items():
-        image, label = folder / "DICOM_anon", folder / "Ground"
-        missing = next((part for part in (image, label) if not part.is_dir()), None)
-        if image.is_dir() or label.is_dir():
-            lacks = f"{folder}: must hold DICOM_anon and Ground, got no {missing.name}; download it again" if missing else ""
-            sources.append(Source(f"chaos_{number:02d}", image, label, lacks))
-    return sources
+    parts = {number: (folder / "DICOM_anon", folder / "Ground") for number, folder in folders.items()}
+    return [Source(f"chaos_{number:02d}", *both) for number, both in parts.items() if any(part.is_dir() for part in both)]
 
 
 def _read(source: Source) -> Scan:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gpu_synth.conform import to_classes
 from gpu_synth.datasets.fit import better_arrangement
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
@@ -73,7 +73,7 @@ class Found(NamedTuple):
     """What a folder holds of a data set.
 
     Attributes:
-        sources: in order of name, those that lack something too.
+        sources: in order of name, also those of which a file is not there.
         absent: names of cases of which nothing is there.
         summary: how many are expected and found, in words.
     """
@@ -105,7 +105,7 @@ def find_cases(dataset: Dataset, root: str | Path, organ: str) -> Found:
     numbers = dataset.numbers[organ]
     named = [] if isinstance(numbers, int) else [dataset.case_name(number) for number in numbers]
     absent = sorted(set(named) - {source.name for source in sources})
-    lacking = [source.name for source in sources if source.lacks]
+    lacking = [source.name for source in sources if _missing(source)]
     said = f"{dataset.title}, {organ}: {len(named) or numbers} cases expected, {len(sources) - len(lacking)} found"
     said += f", {len(lacking)} incomplete ({_few(lacking)})" if lacking else ""
     said += f"; not there: {_few(absent)}" if absent else ""
@@ -127,20 +127,24 @@ def read_case(dataset: Dataset, source: Source, organ: str) -> Scan:
         VolumeError: something of it is missing or damaged, the mask has another grid, a value that the data set does not know, no organ,
             or does not fit the image as it lies but would with its axes flipped or swapped.
     """
-    if source.lacks or source.label is None:
-        raise VolumeError(source.lacks or f"{source.image}: has no mask")
+    if missing := _missing(source):
+        raise VolumeError(f"{missing}: must be there, as the rest of {source.name} is, got no such file or folder; download it again")
     image, mask, notes = dataset.read(source)
     _check_grid(source, image, mask)
-    _check_values(dataset, source, mask.data)
-    values = dataset.organs[organ]
-    label = np.isin(mask.data, values.organ + values.tumor).astype(np.uint8, order="F")
-    label[np.isin(mask.data, values.tumor)] = 2
+    values, where = dataset.organs[organ], source.label or source.image
+    label, held = to_classes(where, mask.data, values.organ, values.tumor)
+    _check_values(dataset, where, held)
     if not (label == 1).any():
-        raise VolumeError(f"{source.label}: must hold {organ} (value {_few(values.organ)}), got none; is it the right file?")
+        raise VolumeError(f"{where}: must hold {organ} (value {_few(values.organ)}), got none; is it the right file?")
     better = better_arrangement(image, label == 1)
     if better:
         raise VolumeError(f"{source.label}: must lie on its organ in {source.image}, got a mask that fits only {better}; download it again")
     return Scan(image, Volume(label, image.affine, image.placed), notes)
+
+
+def _missing(source: Source) -> Path | None:
+    """What of a case is not there."""
+    return next((path for path in (source.image, source.label) if path and not path.exists()), None)
 
 
 def _check_grid(source: Source, image: Volume, mask: Volume) -> None:
@@ -160,14 +164,11 @@ def _check_grid(source: Source, image: Volume, mask: Volume) -> None:
         )
 
 
-def _check_values(dataset: Dataset, source: Source, data: NDArray[np.generic]) -> None:
-    held = np.unique(data)
-    wrong = [value.item() for value in held if value not in dataset.values]
+def _check_values(dataset: Dataset, where: Path, held: Sequence[int]) -> None:
+    wrong = [value for value in held if value not in dataset.values]
     if wrong:
         known = f"{min(dataset.values)} to {max(dataset.values)}" if len(dataset.values) > 3 else _few(dataset.values)
-        raise VolumeError(
-            f"{source.label}: must hold values {known}, as {dataset.title} has them, got {_few(wrong)} too; download it again"
-        )
+        raise VolumeError(f"{where}: must hold values {known}, as {dataset.title} has them, got {_few(wrong)} too; download it again")
 
 
 def _few(things: Sequence[object]) -> str:

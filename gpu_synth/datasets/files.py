@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from os.path import normpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,21 +43,21 @@ def numbered(root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Seque
 
 
 def pair(images: dict[int, Path], masks: dict[int, Path], name: str, mask_name: str, image_name: str) -> list[Source]:
-    """Pair images and masks by number; what lacks its partner says so.
+    """Pair images and masks by number; where one is not there, its place is named beside the other's.
 
     Args:
         images: by number.
         masks: by number.
         name: format of the case's name, of its number.
-        mask_name: format of a mask's file name, for messages.
-        image_name: format of an image's.
+        mask_name: format of a mask's file, from an image's folder.
+        image_name: format of an image's, from a mask's.
     """
     sources = []
     for number in sorted({*images, *masks}):
         image, mask = images.get(number), masks.get(number)
-        there, missing = (image, mask_name) if image else (mask, image_name)
-        lacks = "" if image and mask else f"{there}: must have its {missing.format(number)}, got none; download it again"
-        sources.append(Source(name.format(number), image or Path(str(there)), mask, lacks))
+        beside = (image or masks[number]).parent
+        expected = [Path(normpath(beside / each.format(number))) for each in (image_name, mask_name)]
+        sources.append(Source(name.format(number), image or expected[0], mask or expected[1]))
     return sources
 
 

@@ -18,21 +18,17 @@ from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 
 TUMOR = re.compile(r"livertumou?rs?\d*", re.IGNORECASE)  # not `tumor` nor `leftsurretumor`, which lie in adrenal glands
-WANTED = r"(?i).*/(liver|livertumou?rs?\d*)/.*"
+WANTED = r"(?i)(.*/)?(liver|livertumou?rs?\d*)/.*"
 
 
 def _find(root: Path, organ: str) -> list[Source]:
-    sources = []
-    for number, folder in numbered(root, r"3Dircadb1\.(\d+)", whole="").items():
-        image, label = (_part(folder, name) for name in ("PATIENT_DICOM", "MASKS_DICOM"))
-        missing = "PATIENT_DICOM" if image is None else "MASKS_DICOM" if label is None else ""
-        lacks = f"{folder}: must hold {missing}.zip or the folder {missing}, got neither; download it again" if missing else ""
-        sources.append(Source(f"ircad_{number:02d}", image or folder, label, lacks))
-    return sources
+    folders = numbered(root, r"3Dircadb1\.(\d+)", whole="")
+    return [Source(f"ircad_{n:02d}", *(_part(folder, name) for name in ("PATIENT_DICOM", "MASKS_DICOM"))) for n, folder in folders.items()]
 
 
-def _part(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.zip") if path.exists()), None)
+def _part(folder: Path, name: str) -> Path:
+    """A folder that was unpacked, or else its archive."""
+    return folder / name if (folder / name).is_dir() else folder / f"{name}.zip"
 
 
 def _read(source: Source) -> Scan:

@@ -17,7 +17,7 @@ def _find(root: Path, organ: str) -> list[Source]:
     skip = ("imagesTs", "labelsTs")
     images = numbered(root, r"liver_(\d+)", skip=("labelsTr", *skip))
     masks = numbered(root, r"liver_(\d+)", skip=("imagesTr", *skip))
-    return pair(images, masks, "lits_{:03d}", "labelsTr/liver_{}.nii.gz", "imagesTr/liver_{}.nii.gz")
+    return pair(images, masks, "lits_{:03d}", "../labelsTr/liver_{}.nii.gz", "../imagesTr/liver_{}.nii.gz")
 
 
 MSD_LIVER = replace(

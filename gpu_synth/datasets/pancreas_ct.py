@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpu_synth.conform import to_classes
 from gpu_synth.datasets.contract import Dataset, Scan, Values
 from gpu_synth.datasets.files import numbered, pair, read_the_series
 from gpu_synth.datasets.fit import better_arrangement
@@ -33,21 +34,19 @@ def _find(root: Path, organ: str) -> list[Source]:
         )
     if not own:  # not all scans have such a mask
         images = {number: path for number, path in images.items() if number in masks}
-    return pair(images, masks, "pancreas-ct_{:04d}", "label{:04d}.nii.gz", "folder PANCREAS_{:04d}")
+    return pair(images, masks, "pancreas-ct_{:04d}", "label{:04d}.nii.gz", "PANCREAS_{:04d}")
 
 
 def _read(source: Source) -> Scan:
     assert source.label is not None
     image, notes, _ = read_the_series(source.image)
-    stored = read_nifti(source.label)
-    data = stored.data
+    data = read_nifti(source.label).data
     if MULTI_ORGAN not in source.label.parts:
-        wrong = sorted(set(np.unique(data).tolist()) - {0, 1})
-        if wrong:
-            raise VolumeError(
-                f"{source.label}: must hold values 0, 1 (the pancreas), got {', '.join(map(str, wrong[:8]))} too; download it again"
-            )
-        data = (data > 0).astype(np.uint8) * np.uint8(PANCREAS)
+        mask, held = to_classes(source.label, data, (ONLY_PANCREAS,), ())
+        if wrong := [value for value in held if value not in (0, ONLY_PANCREAS)]:
+            told = ", ".join(map(str, wrong[:8]))
+            raise VolumeError(f"{source.label}: must hold values 0, 1 (the pancreas), got {told} too; download it again")
+        data = mask * np.uint8(PANCREAS)
     if data.shape == image.data.shape:
         organ = data == (LIVER if (data == LIVER).any() else PANCREAS)
         better = better_arrangement(image, organ) if organ.any() else ""

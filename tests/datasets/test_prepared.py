@@ -47,7 +47,7 @@ def test_a_bad_case_is_refused_and_the_others_go_on(tmp_path, capsys):
     said = capsys.readouterr()
     assert "BTCV, liver: 30 cases expected, 2 found, 1 incomplete (btcv_0002); not there: btcv_0004," in said.err
     assert "refused btcv_0002" in said.out
-    assert "img0002.nii.gz: must have its label0002.nii.gz, got none; download it again" in said.out
+    assert "label0002.nii.gz: must be there, as the rest of btcv_0002 is, got no such file or folder; download it again" in said.out
     assert "label0003.nii.gz: must have its image's grid of 52×52×34 voxels, got 52×51×34" in said.out
     manifest = load_manifest(tmp_path / "cache")
     assert [case.name for case in manifest.cases] == ["btcv_0001"]

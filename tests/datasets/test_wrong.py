@@ -104,12 +104,17 @@ def cut_short(path):
 
 
 WRONG = {
-    "lits-no-mask": ("lits", LITS, lambda path: path.unlink(), r"volume-0\.nii: must have its segmentation-0\.nii, got none"),
+    "lits-no-mask": (
+        "lits",
+        LITS,
+        lambda path: path.unlink(),
+        r"segmentation-0\.nii: must be there, as the rest of lits_000 is, got no such file",
+    ),
     "lits-no-image": (
         "lits",
         "Training Batch 1/volume-0.nii",
         lambda p: p.unlink(),
-        r"segmentation-0\.nii: must have its volume-0\.nii, got",
+        r"volume-0\.nii: must be there, as the rest of lits_000 is",
     ),
     "lits-grid": (
         "lits",
@@ -129,15 +134,15 @@ WRONG = {
     "lits-flip": ("lits", LITS, nifti(flipped), r"segmentation-0\.nii: must lie on its organ .* fits only flipped along j"),
     "lits-empty": ("lits", LITS, nifti(np.zeros_like), r"must hold liver \(value 1\), got none; is it the right file\?"),
     "lits-cut": ("lits", LITS, cut_short, r"segmentation-0\.nii: cannot be read to its end"),
-    "msd-no-mask": ("msd-liver", MSD, lambda path: path.unlink(), r"liver_0\.nii\.gz: must have its labelsTr/liver_0\.nii\.gz, got none"),
+    "msd-no-mask": ("msd-liver", MSD, lambda path: path.unlink(), r"labelsTr/liver_0\.nii\.gz: must be there"),
     "msd-grid": ("msd-liver", MSD, nifti(cut), r"labelsTr/liver_0\.nii\.gz: must have its image's grid of 52×52×34"),
     "msd-value": ("msd-liver", MSD, nifti(value(7)), r"must hold values 0, 1, 2, as MSD Task03_Liver has them, got 7 too"),
     "msd-axes": ("msd-liver", MSD, nifti(swapped), r"fits only with i and j swapped"),
-    "btcv-no-mask": ("btcv", BTCV, lambda path: path.unlink(), r"img0001\.nii\.gz: must have its label0001\.nii\.gz, got none"),
+    "btcv-no-mask": ("btcv", BTCV, lambda path: path.unlink(), r"label/label0001\.nii\.gz: must be there, as"),
     "btcv-grid": ("btcv", BTCV, nifti(cut), r"label0001\.nii\.gz: must have its image's grid of 52×52×34 voxels"),
     "btcv-value": ("btcv", BTCV, nifti(value(40)), r"must hold values 0 to 14, as BTCV has them, got 40 too"),
     "btcv-axes": ("btcv", BTCV, nifti(swapped), r"label0001\.nii\.gz: .* fits only with i and j swapped"),
-    "chaos-no-masks": ("chaos", GROUND, shutil.rmtree, r"CT/1: must hold DICOM_anon and Ground, got no Ground"),
+    "chaos-no-masks": ("chaos", GROUND, shutil.rmtree, r"CT/1/Ground: must be there, as the rest of chaos_01 is"),
     "chaos-no-mask": ("chaos", f"{GROUND}/liver_GT_010.png", lambda p: p.unlink(), r"must hold a picture for each of 34 slices, got 33"),
     "chaos-no-slice": (
         "chaos",
@@ -150,12 +155,22 @@ WRONG = {
     "chaos-axes": ("chaos", GROUND, pictures(swapped), r"Ground: must lie on its organ in .* fits only with i and j swapped"),
     "chaos-order": ("chaos", GROUND, reversed_pictures, r"Ground: must lie on its organ in .* fits only flipped along k"),
     "chaos-cut": ("chaos", f"{GROUND}/liver_GT_010.png", cut_short, r"liver_GT_010\.png: is no readable picture"),
-    "pancreas-no-scan": ("pancreas-ct", "Pancreas-CT/PANCREAS_0001", shutil.rmtree, r"must have its folder PANCREAS_0001, got none"),
+    "pancreas-no-scan": (
+        "pancreas-ct",
+        "Pancreas-CT/PANCREAS_0001",
+        shutil.rmtree,
+        r"PANCREAS_0001: must be there, as the rest of pancreas-ct_0001 is",
+    ),
     "pancreas-no-slices": ("pancreas-ct", "Pancreas-CT/PANCREAS_0001/11-24-2015", shutil.rmtree, r"must hold the DICOM slices of a CT"),
     "pancreas-grid": ("pancreas-ct", PANCREAS, nifti(cut), r"label0001\.nii\.gz: must have its image's grid of 52×52×34 voxels"),
     "pancreas-value": ("pancreas-ct", PANCREAS, nifti(value(99)), r"must hold values 0 to 14, as NIH Pancreas-CT has them, got 99 too"),
     "pancreas-axes": ("pancreas-ct", PANCREAS, nifti(swapped), r"label0001\.nii\.gz: .* fits only with i and j swapped"),
-    "ircad-no-masks": ("3d-ircadb-01", f"{IRCAD}/MASKS_DICOM.zip", lambda p: p.unlink(), r"must hold MASKS_DICOM\.zip or the folder"),
+    "ircad-no-masks": (
+        "3d-ircadb-01",
+        f"{IRCAD}/MASKS_DICOM.zip",
+        lambda p: p.unlink(),
+        r"MASKS_DICOM\.zip: must be there, as the rest of ircad_01",
+    ),
     "ircad-no-slice": (
         "3d-ircadb-01",
         f"{IRCAD}/MASKS_DICOM.zip",
@@ -224,6 +239,14 @@ def test_livers_of_pancreas_ct_need_the_masks_that_hold_them(tmp_path):
         find_cases(dataset_named("pancreas-ct"), made.pancreas_ct(tmp_path, organ="pancreas"), "liver")
 
 
+def test_the_collections_own_masks_hold_nothing_but_the_pancreas(tmp_path):
+    root = made.pancreas_ct(tmp_path, numbers=(1,), organ="pancreas")
+    nifti(value(6))(root / "TCIA_pancreas_labels-02-05-2017" / "label0001.nii.gz")
+    source, _ = find_cases(dataset_named("pancreas-ct"), root, "pancreas").sources
+    with pytest.raises(VolumeError, match=r"label0001\.nii\.gz: must hold values 0, 1 \(the pancreas\), got 6 too"):
+        read_case(dataset_named("pancreas-ct"), source, "pancreas")
+
+
 def test_an_unknown_name_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match=r"dataset must be one of lits, msd-liver, chaos, btcv, pancreas-ct, 3d-ircadb-01, got 'kits'"):
         dataset_named("kits")
@@ -235,6 +258,7 @@ def test_an_unknown_name_is_answered_with_those_there_are():
         ({"dataset": "lits"}, r"dataset and root must be given together, got dataset='lits', root=None"),
         ({"root": "somewhere"}, r"dataset and root must be given together, got dataset=None"),
         ({"dataset": "lits", "root": "x", "images": "y", "tumor_labels": (2,)}, r"must be given without images, tumor_labels, got 'lits'"),
+        ({"dataset": "btcv", "root": "x", "organ_labels": (11,)}, r"must be given without organ_labels, got 'btcv'"),
         ({"dataset": "kits", "root": "x"}, r"dataset must be one of lits, "),
         ({"dataset": "lits", "root": "nowhere"}, r"root must be the folder of LiTS, got nowhere"),
     ],
