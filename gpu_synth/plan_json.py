@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gpu_synth.lesion_plan import NAMES, LesionPlan
+from gpu_synth.lesion_plan import NAMES, OUTLINES, LesionPlan
 from gpu_synth.plan import TumorPlan
 from gpu_synth.plan_base import Plan
 
@@ -29,8 +29,8 @@ _SCAN = {
     ),
     LesionPlan: ("organ_hu", "noise_hu", "cirrhosis", "foreign_hu"),
 }
-_LESION = {TumorPlan: ("centre_vox", "radii_mm"), LesionPlan: ("centre_vox", *NAMES)}
-_TOLD = {TumorPlan: ("lesion", "base_radius_mm"), LesionPlan: ("lesion", "kind", "near", "semi_axes_mm")}
+_LESION = {TumorPlan: ("centre_vox", "radii_mm"), LesionPlan: ("centre_vox", *(name for name in NAMES if name not in OUTLINES))}
+_TOLD = {TumorPlan: ("lesion", "base_radius_mm"), LesionPlan: ("lesion", "kind", "near", "semi_axes_mm", *OUTLINES)}
 
 
 def plan_to_json(plan: Plan, in_file: Move = tuple) -> dict[str, Any]:
