@@ -2,7 +2,8 @@
 
 An object has `scan`, figures of the whole scan, and `lesions`, one object a lesion. What is changed there is changed in the plan by
 `Plan.edit`; a lesion that is taken out of the list is not rendered. What nobody touched comes from `exact`, to the bit. All else tells
-what the plan is of, and must stay as it was written. `centre_vox` is a voxel of the CT's file, counted from 0.
+what the plan is of, and must stay as it was written. `centre_vox` is a voxel of the CT's file, counted from 0; `radii_mm` lie along right,
+anterior, superior.
 """
 
 import base64
