@@ -10,12 +10,13 @@ from rich.console import Console
 
 from gpu_synth.bench.case import Operation, Setting
 from gpu_synth.bench.machine import REPOSITORY, is_checkout
-from gpu_synth.bench.measure import measure
+from gpu_synth.bench.measure import Result, measure
 from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.bench.report import as_text, show
-from gpu_synth.files import whole_file
+from gpu_synth.files import check_folder_to_write, whole_file
 
 WIDTH = 150  # what the widest table takes
+STDERR = 2  # tests are no result: stdout is for figures
 
 
 def bench(
@@ -25,7 +26,7 @@ def bench(
     seconds: float | None = None,
     tests: bool = True,
     out: Path | None = None,
-) -> int:
+) -> Result | None:
     """Measure the kernels, the synthesis and what surrounds it; print a table.
 
     Args:
@@ -37,26 +38,29 @@ def bench(
         out: JSON file to write the results to.
 
     Returns:
-        0, or 1 where a test or a row fails.
+        What was measured; None where a test fails, so that nothing was.
 
     Raises:
         ValueError: A name is unknown or has no row on the device, or the device is not there.
     """
     where = _found(device)
+    if out is not None:
+        check_folder_to_write("out's folder", out.parent)
     on_cuda = where.type == "cuda"
     chosen = rows(names, where, on_cuda if full is None else full)
     console = Console()
     console = console if console.width >= WIDTH else Console(width=WIDTH)  # figures cut short are no figures
     if tests and not _tests_pass([operation for operation, _ in chosen], console):
-        return 1
+        return None
     with console.status("") as status:
         result = measure(chosen, where, seconds if seconds is not None else 0.3 if on_cuda else 2.0, progress=status.update)
     show(result, console)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as stream:
             stream.write(as_text(result).encode())
         console.print(f"wrote {out}")
-    return 0 if all(failure.out_of_memory for failure in result.failures) else 1
+    return result
 
 
 def _found(device: str) -> torch.device:
@@ -87,7 +91,8 @@ def _tests_pass(operations: Sequence[Operation], console: Console) -> bool:
         console.print("[yellow]tests not run: they are in the repository, not in the installed package[/yellow]")
         return True
     files = dict.fromkeys(str(REPOSITORY / "tests" / name) for operation in operations for name in operation.tests)
-    passed = subprocess.run([sys.executable, "-m", "pytest", "-q", "--no-header", *files], cwd=REPOSITORY, check=False).returncode == 0
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", *files]
+    passed = subprocess.run(command, cwd=REPOSITORY, check=False, stdout=STDERR).returncode == 0
     if not passed:
         console.print("[red]nothing measured: the tests above must pass first[/red]")
     return passed

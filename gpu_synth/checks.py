@@ -35,6 +35,19 @@ def check_prob(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
 
 
+def check_at_least(least: int, **counts: int) -> None:
+    """Refuse counts under the least that there can be."""
+    for name, value in counts.items():
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
+
+
+def check_range(name: str, values: Sequence[float]) -> None:
+    """Refuse a range whose ends are swapped, or are one."""
+    if len(values) != 2 or not values[0] < values[1]:
+        raise ValueError(f"{name} must be (low, high) with low < high, got {tuple(values)}; swap them")
+
+
 def check_seed(seed: Any) -> int:
     """Refuse what is no 64-bit integer."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.preview import ABDOMEN_HU, AXIAL, CORONAL, Column, columns_figure, fullest, lesions_in_words, organ_box, parts_areas
+from gpu_synth.preview import AXIAL, CORONAL, Column, columns_figure, fullest, lesions_in_words, organ_box, organ_window, parts_areas
 
 COLOURS = ("#ffb300", "#4fc3f7", "#81c784", "#f06292")  # of the presets' outlines
 LARGEST = 2  # lesions of each preset that have a slice
@@ -25,7 +25,7 @@ def comparison(
     synthesizers: Mapping[str, TumorSynthesizer],
     spacing_mm: Sequence[float],
     uid: int = 0,
-    window_hu: tuple[float, float] = ABDOMEN_HU,
+    window_hu: tuple[float, float] | None = None,
 ) -> Figure:
     """Synthesise into one scan with several presets, and draw the same slices of each.
 
@@ -38,7 +38,7 @@ def comparison(
         synthesizers: What to synthesise with, by the names that stand above the columns.
         spacing_mm: Along i, j, k.
         uid: Which of the synthesizers' samples.
-        window_hu: HU shown as black and as white.
+        window_hu: HU shown as black and as white; by default 200 HU around the organ's median.
     """
     uids = torch.tensor([uid], device=image_hu.device)
     outlines, columns = list[tuple[NDArray[np.bool_], str, float]](), list[Column]()
@@ -47,6 +47,7 @@ def comparison(
         outlines.append((_volume(out.label) == synthesizer.tumor_label, colour, 0.8))
         columns.append(Column(f"{name}: {lesions_in_words(out)}", _volume(out.image), colour=colour))
     organ = _volume(label) > 0
+    window_hu = window_hu or organ_window(image_hu[label > 0])
     tumors = [tumor for tumor, *_ in outlines]
     every = np.logical_or.reduce(tumors)
     shown = every if every.any() else organ

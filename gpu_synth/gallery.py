@@ -10,12 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gpu_synth.preview import ABDOMEN_HU, DPI, TUMOR_COLOUR, contour, show
+from gpu_synth.preview import DPI, TUMOR_COLOUR, contour, organ_window, show
 from gpu_synth.specimens import Made, make_specimens
 
 FIELD_RADII, LEAST_FIELD_MM = 5.0, 24.0  # what a cell shows of the scan
 LEGEND = "r: radius asked for → come out, of the ball of as much volume; HU: mean change; depth below the organ's surface"
-WIDTH_HU = 200.0
 PANELS = ("healthy", "with the lesion", "its outline")
 PANEL_INCH, CAPTION_INCH, GAP_INCH, HEAD_INCH, SIDE_INCH = 1.45, 0.3, 0.14, 0.9, 0.32
 
@@ -47,7 +46,7 @@ def gallery(
         TypeError: An argument has a wrong type or dtype.
         ValueError: An argument has a wrong shape or value.
     """
-    window_hu = window_hu or _window_around(image_hu[label == 1])
+    window_hu = window_hu or organ_window(image_hu[label == 1])
     rows = make_specimens(image_hu, label, preset, spacing_mm, uid=uid, seed=seed, overrides=overrides)
     cell_wide, cell_high = len(PANELS) * PANEL_INCH + GAP_INCH, PANEL_INCH + CAPTION_INCH
     wide, high = SIDE_INCH + max(2, len(rows[0])) * cell_wide, HEAD_INCH + len(rows) * cell_high
@@ -78,15 +77,6 @@ def caption(made: Made) -> str:
     if "contrast_to_noise" in record:
         parts.append(f"{record['contrast_to_noise']:.1f} × noise")
     return ", ".join([*parts, f"{record['surface_mm']:.0f} mm deep"])
-
-
-def _window_around(organ_hu: Tensor) -> tuple[float, float]:
-    """A window that shows contrasts in an organ, whatever its phase."""
-    finite = organ_hu[organ_hu.isfinite()]
-    if not len(finite):
-        return ABDOMEN_HU
-    middle = round(float(finite.float().median()))
-    return middle - WIDTH_HU / 2, middle + WIDTH_HU / 2
 
 
 def _hu(hu: float, sign: str = "") -> str:

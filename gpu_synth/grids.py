@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.ndimage import affine_transform
 from torch import Tensor
 
-from gpu_synth.volumes import Volume, read_grid
+from gpu_synth.formats import scan_grid
+from gpu_synth.volumes import Volume
 
 
 def resample(volume: Volume, spacing_mm: Sequence[float], dtype: DTypeLike = np.float32) -> Volume:
@@ -62,6 +63,41 @@ def _hat_integral(x: Tensor) -> Tensor:
     return 0.5 + x - x * x.abs() / 2
 
 
+def perpendicular(volume: Volume, outside: float) -> tuple[Volume, list[str]]:
+    """Resample a volume whose axes are sheared, as a tilted gantry leaves them, onto perpendicular ones, by linear interpolation.
+
+    The first axis keeps its direction, the second its plane; of axial slices each is therefore only moved within itself, as far as the
+    tilt moved it. The grid grows until all voxels have room.
+
+    Args:
+        volume: (i, j, k), any number type; bool becomes float32, the share of a voxel that is inside.
+        outside: value of what no voxel of the volume covers.
+
+    Returns:
+        The volume itself where it is sheared by less than half a voxel from end to end; and what was done, in words.
+    """
+    turn, upper = np.linalg.qr(volume.affine[:3, :3])
+    signs = np.sign(np.diag(upper))
+    turn, upper = turn * signs, upper * signs[:, None]
+    spacing = np.diag(upper).copy()
+    shear = upper / spacing[:, None]  # voxels of the volume to voxels of the new grid
+    last = np.array(volume.data.shape) - 1
+    moved = (shear - np.eye(3)) * last
+    if np.abs(moved).max() < 0.5:
+        return volume, []
+    low, high = np.floor(np.minimum(moved, 0).sum(1) + 1e-6), np.ceil(last + np.maximum(moved, 0).sum(1) - 1e-6)
+    back = np.linalg.inv(shear)
+    source = volume.data.astype(np.float32) if volume.data.dtype == bool else volume.data
+    data = np.empty((high - low + 1).astype(int), source.dtype, order="F")
+    affine_transform(source, back, back @ low, output=data, order=1, mode="constant", cval=outside)
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing
+    affine[:3, 3] = volume.affine[:3, 3] + affine[:3, :3] @ low
+    degrees = np.rad2deg(np.arccos(np.clip(spacing / volume.spacing_mm, -1, 1))).max()
+    told = f"the axes are not perpendicular (a gantry tilted by {degrees:.1f}°): resampled onto perpendicular ones"
+    return Volume(data, affine, volume.placed), [told]
+
+
 def same_grid(a: Volume, b: Volume) -> bool:
     """Whether two volumes share shape and place, corner by corner, to a tenth of a voxel."""
     if a.data.shape != b.data.shape:
@@ -105,7 +141,7 @@ def values_to_native(values: NDArray[np.float32], affine: NDArray[np.float64], s
     Raises:
         VolumeError: the source cannot be read.
     """
-    shape, native = read_grid(source)
+    shape, native = scan_grid(source)
     return Volume(_interpolated(Volume(values, affine), shape, native), native)
 
 
@@ -123,7 +159,7 @@ def to_native(label: NDArray[Any], affine: NDArray[np.float64], source: str | Pa
     Raises:
         VolumeError: the source cannot be read.
     """
-    shape, native = read_grid(source)
+    shape, native = scan_grid(source)
     out = np.zeros(shape, np.uint8)
     below = 0
     for value in np.unique(label[label > 0]).tolist():

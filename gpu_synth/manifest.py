@@ -1,7 +1,8 @@
 """What `gpu-synth prepare` leaves on disk, and how training reads it: whole cases or patches, memory-mapped.
 
-A folder holds `manifest.json` and one folder a case: `image.nii` (int16 HU), `label.nii` (uint8: 0 background, 1 organ, 2 tumour), both RAS
-on one grid, and `case.json`. Uncompressed NIfTI because it can be memory-mapped, keeps the affine, and opens in any viewer.
+A folder holds `manifest.json`, `sheet.png`, and one folder a case: `image.nii` (int16 HU), `label.nii` (uint8: 0 background, 1 organ, 2
+tumour), both RAS on one grid, `picture.png` and `case.json`. Uncompressed NIfTI because it can be memory-mapped, keeps the affine, and
+opens in any viewer.
 """
 
 import json
@@ -21,7 +22,7 @@ from torch import Tensor
 from gpu_synth.files import whole_file
 from gpu_synth.volumes import AIR_HU
 
-FORMAT = 1
+FORMAT = 2
 MOST_OPEN = 256  # files that stay mapped, each with a descriptor, of which a process commonly has 1024
 HEADER_BYTES = 352  # of an uncompressed NIfTI file without extensions
 
@@ -34,8 +35,10 @@ class Case:
         name: unique in its manifest, and the name of its folder.
         image: int16 HU, relative to the manifest's folder.
         label: uint8 label, relative to the manifest's folder.
-        source_image: the CT file that it was made from.
-        source_label: the mask file that it was made from.
+        source_image: the CT file or DICOM folder that it was made from.
+        source_label: the mask file or DICOM folder that it was made from.
+        image_sha256: of the content of the one, whatever its name.
+        label_sha256: of the other.
         shape: voxels.
         spacing_mm: distance between voxel centres.
         organ_ml: volume of the organ, a tumour within it included.
@@ -43,6 +46,8 @@ class Case:
         organ_bbox_vox: first voxel and one past the last voxel that holds organ.
         organ_mean_hu: mean over the organ without tumour.
         organ_sd_hu: standard deviation over the same.
+        noise_hu: SD of the noise in the organ, on this grid, as `tissue` measures it; 0 where the organ is too thin to tell.
+        contrast: whether the organ is enhanced: it shows vessels, as `tissue` finds them, or its median is 80 HU or more.
         components: pieces of the organ, 26-neighbourhood.
         warnings: what was changed or looks odd, in words.
     """
@@ -52,6 +57,8 @@ class Case:
     label: str
     source_image: str
     source_label: str
+    image_sha256: str
+    label_sha256: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     organ_ml: float
@@ -59,8 +66,15 @@ class Case:
     organ_bbox_vox: tuple[tuple[int, int, int], tuple[int, int, int]]
     organ_mean_hu: float
     organ_sd_hu: float
+    noise_hu: float
+    contrast: bool
     components: int
     warnings: tuple[str, ...]
+
+    @property
+    def picture(self) -> str:
+        """Two slices of it, relative to the manifest's folder."""
+        return f"{self.name}/picture.png"
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Case":
@@ -74,15 +88,17 @@ class Manifest:
 
     Attributes:
         root: its folder.
-        settings: what it was prepared with: spacing_mm, organ_labels, tumor_labels.
+        settings: what it was prepared with: spacing_mm, organ_labels, tumor_labels; organ_names, tumor_names and series where given.
         cases: the prepared scans.
         refused: name and reason of each scan that could not be used.
+        odd: name and findings of each prepared scan that looks odd.
     """
 
     root: Path
     settings: dict[str, Any]
     cases: tuple[Case, ...]
     refused: tuple[tuple[str, str], ...] = ()
+    odd: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def case(self, which: int | str | Case) -> Case:
         """Find a case by number or name.
@@ -99,10 +115,13 @@ class Manifest:
 
     def save(self) -> None:
         """Write `manifest.json` into the root, as a whole or not at all."""
-        write_json(
-            self.root / "manifest.json",
-            {"format": FORMAT, "settings": self.settings, "cases": [asdict(case) for case in self.cases], "refused": self.refused},
-        )
+        write_json(self.root / "manifest.json", self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What `manifest.json` holds: JSON's own types alone."""
+        cases = [asdict(case) for case in self.cases]
+        record: dict[str, Any] = {"format": FORMAT, "settings": self.settings, "cases": cases, "refused": self.refused, "odd": self.odd}
+        return dict(json.loads(json.dumps(record)))
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
@@ -135,7 +154,7 @@ def load_manifest(path: str | Path) -> Manifest:
         if record["format"] != FORMAT:
             raise ValueError(f"manifest must be of format {FORMAT}, got {record['format']} in {path}; run gpu-synth prepare again")
         cases = tuple(Case.from_json(case) for case in record["cases"])
-        return Manifest(path.parent, record["settings"], cases, _frozen(record["refused"]))
+        return Manifest(path.parent, record["settings"], cases, _frozen(record["refused"]), _frozen(record["odd"]))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"manifest must be what gpu-synth prepare writes, got {path} ({error!r}); run it again") from error
 

@@ -17,8 +17,8 @@ from gpu_synth.lesion_preset import LesionPreset
 # axis_ratio, irregularity, lobulation, spiculation, ours: by the look of LiTS tumours, round to oval, bumpy, without spikes.
 # texture_mm, ours: blotches a few millimetres wide, as wide as the published grain. edge_share, edge_mm, ours: as sharp as a scanner
 #   shows them (0.35 to 1.2 mm), and less than a sixth of the radius, so that small lesions keep their contrast.
-# cnr_floor, ours: what is fainter than the noise of a voxel is not seen where it is a few voxels wide. least_organ_hu, ours: of a fatty
-#   liver (40 HU or less), a share would leave no contrast.
+# cnr_floor, ours: what is fainter than the noise of a voxel is not seen where it is a few voxels wide. least_organ_hu, ours: of an
+#   unenhanced liver (55 HU, fatty ones 40 and less), a share of the organ's HU would leave 8 HU, which is not seen in a window of 200.
 # mass_effect: around the 30 % of Hu et al. 2023. bulge, ours: as much as stays one to one; less moves a surface by less than a voxel.
 # halo, halo_mm: off, as enhancement around a lesion is seen in few phases; ours where it is on.
 # apart_mm, ours: a voxel or two of organ between labels, so that lesions count as several.
@@ -49,7 +49,7 @@ LIVER = LesionPreset(
     edge_share=0.12,
     edge_mm=(0.35, 1.2),
     cnr_floor=1.0,
-    least_organ_hu=40.0,
+    least_organ_hu=65.0,
     mass_effect=(10.0, 40.0),
     bulge=(45.0, 60.0),
     halo=(0.0, 0.0),
@@ -72,7 +72,7 @@ LIVER = LesionPreset(
     growth=False,
     kinds=(
         LesionKind("hypodense", 0.48, body=(-0.55, -0.20), texture=(0.05, 0.25)),
-        LesionKind("hyperdense", 0.10, body=(0.15, 0.45)),
+        LesionKind("hyperdense", 0.10, body=(0.2, 0.45)),
         LesionKind("target", 0.12, body=(-0.50, -0.25), rim=(0.20, 0.50)),
         LesionKind("cyst", 0.10, body=(0.0, 18.0), target=True, texture=(0.0, 0.02), edge=0.6, outline=0.3),
         LesionKind("necrotic", 0.08, body=(-0.30, -0.15), core=(-0.50, -0.30), core_share=(0.45, 0.75), texture=(0.10, 0.25)),

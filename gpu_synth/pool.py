@@ -1,10 +1,12 @@
 """Work on one scan after another, here or in processes."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -14,6 +16,12 @@ Result = TypeVar("Result")
 
 
 DIED = "its process died, though no other ran beside it, most often for want of memory; crop the scan, or use a machine with more"
+
+
+def check_workers(workers: int) -> None:
+    """Refuse what is no number of processes."""
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}; 0 works in this process")
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Result | str]]:
@@ -46,7 +54,7 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], workers: int) ->
 
 def _finished(work: Callable[[Item], Result], items: dict[int, Item], workers: int) -> Iterator[tuple[int, Result]]:
     """Work in a pool, and yield numbers and results until all are there or a process died."""
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
     futures: dict[Future[Result], int] = {}
     try:
         with suppress(BrokenProcessPool):  # a process may die before all is handed over
@@ -57,3 +65,16 @@ def _finished(work: Callable[[Item], Result], items: dict[int, Item], workers: i
                 yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Set up a process: one thread, and an end with its parent's, which a killed parent cannot ask for."""
+    torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

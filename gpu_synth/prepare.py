@@ -1,27 +1,42 @@
 """`gpu-synth prepare`: CTs and organ masks on any grid become int16 HU and uint8 labels, RAS, on one spacing, ready to be memory-mapped.
 
-A case is written image first, then label, then `case.json`, each as a whole; `manifest.json` comes last. A run that was interrupted is
-repeated with the same command: cases whose sources and settings have not changed are kept.
+A case is written image first, then label, picture and `case.json`, each as a whole; `sheet.png` and `manifest.json` come last. A run that
+was interrupted, even by force, is repeated with the same command: cases whose sources and settings have not changed are kept. Sources are
+known by their content; only where a file's place, size or times differ is it read again to tell.
 """
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
 from gpu_synth.conform import MOST_LABELS, describe, prepare_ct, prepare_label
+from gpu_synth.datasets import dataset_named, find_cases
+from gpu_synth.datasets.prepared import prepare_case
+from gpu_synth.dicom_files import files_of
+from gpu_synth.files import check_folder_to_write, content_sha256, stamp
 from gpu_synth.manifest import FORMAT, HEADER_BYTES, Case, Manifest, write_json
-from gpu_synth.pool import each
+from gpu_synth.oddities import oddities
+from gpu_synth.pool import check_workers, each
+from gpu_synth.sheet import case_picture, save_picture, save_sheet
 from gpu_synth.sources import Source, find_sources
-from gpu_synth.volumes import SPACING_LIMITS_MM, VolumeError, save_nifti
+from gpu_synth.summary import print_summary
+from gpu_synth.volumes import SPACING_LIMITS_MM, Volume, VolumeError, save_nifti
+
+
+class Done(NamedTuple):
+    """A prepared case, and whether an earlier run had prepared it."""
+
+    case: Case
+    kept: bool
 
 
 def prepare(
@@ -30,21 +45,35 @@ def prepare(
     images: str | Path | None = None,
     labels: str | Path | None = None,
     datalist: str | Path | None = None,
+    dataset: str | None = None,
+    root: str | Path | None = None,
+    organ: str = "liver",
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     organ_labels: tuple[int, ...] = (1,),
     tumor_labels: tuple[int, ...] = (),
+    organ_names: tuple[str, ...] = (),
+    tumor_names: tuple[str, ...] = (),
+    series: str | None = None,
+    strict: bool = False,
     workers: int = 0,
 ) -> Manifest:
     """Prepare CTs with organ masks for training; a case that cannot be used is refused with a reason and the others go on.
 
     Args:
         out: folder to write; one run at a time.
-        images: folder of NIfTI CTs, or a quoted glob.
-        labels: folder of NIfTI masks, or a quoted glob; matched to the images by name (see `find_sources`).
+        images: folder of NIfTI CTs, folder of DICOM folders (one a case), or a quoted glob of either.
+        labels: the same for the masks, NIfTI, RTSTRUCT or DICOM-SEG; matched to the images by name (see `find_sources`).
         datalist: instead of both, a Decathlon-style dataset.json.
+        dataset: instead of all three, a public data set: lits, msd-liver, chaos, btcv, pancreas-ct or 3d-ircadb-01.
+        root: the folder of that data set, as downloaded and unpacked.
+        organ: which organ of that data set.
         spacing_mm: voxel spacing to resample to, along right, anterior, superior.
-        organ_labels: values of the mask that are the organ.
-        tumor_labels: values of the mask that are real tumour.
+        organ_labels: values of a NIfTI mask that are the organ.
+        tumor_labels: values of a NIfTI mask that are real tumour.
+        organ_names: names of ROIs of an RTSTRUCT, or of segments of a DICOM-SEG, that are the organ, in any case.
+        tumor_names: names of those that are real tumour.
+        series: where a DICOM folder holds several CTs, the one to take: its number, or a part of its description.
+        strict: refuse what looks odd: a tiny organ, more components than usual, no soft tissue's HU, an organ cut by the border.
         workers: processes; each needs about 16 bytes a voxel of the larger of its CT's two grids. 0 works in this process.
 
     Returns:
@@ -53,66 +82,140 @@ def prepare(
     Raises:
         ValueError: an argument is out of range, or images and labels cannot be paired.
         OSError: the folder cannot be written; what was finished before is kept.
+        ImportError: a DICOM-SEG is to be read without highdicom.
     """
     settings = _settings(spacing_mm, organ_labels, tumor_labels)
-    sources = find_sources(images, labels, datalist)
-    root = Path(out)
-    root.mkdir(parents=True, exist_ok=True)
-    kept = {source.name: case for source in sources if (case := _kept(source, root, settings))}
-    results: dict[str, Case | str] = dict(kept)
-    pending = [source for source in sources if source.name not in kept]
+    names = {"organ_names": list(organ_names), "tumor_names": list(tumor_names), "series": series}
+    settings |= {name: value for name, value in names.items() if value}
+    check_workers(workers)
+    if dataset is None and root is None:
+        sources = find_sources(images, labels, datalist)
+    else:
+        others = {"images": images, "labels": labels, "datalist": datalist, **names, "tumor_labels": tumor_labels}
+        sources = _sources_of(dataset, root, organ, [name for name, value in others.items() if value])
+        settings |= {"dataset": dataset, "organ": organ, "tumor_labels": [2]}
+    folder = check_folder_to_write("out", out)
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Done | str] = {source.name: Done(case, True) for source in sources if (case := _unchanged(source, folder, settings))}
+    pending = [source for source in sources if source.name not in results]
     if pending:  # from here on the old manifest no longer tells the truth
-        (root / "manifest.json").unlink(missing_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("preparing", total=len(sources), completed=len(kept))
-        for source, result in each(partial(_prepare_case, root=root, settings=settings), pending, workers):
+        task = progress.add_task("preparing", total=len(sources), completed=len(results))
+        for source, result in each(partial(_prepare_case, root=folder, settings=settings), pending, workers):
             results[source.name] = result
             progress.update(task, advance=1, description=f"prepared {escape(source.name)}")
-    ordered = [(source.name, results[source.name]) for source in sources]
-    cases = tuple(result for _, result in ordered if isinstance(result, Case))
-    refused = tuple((name, result) for name, result in ordered if isinstance(result, str))
-    manifest = Manifest(root, settings, cases, refused)
-    manifest.save()
-    _print(manifest, len(kept))
+    done = [result for source in sources if isinstance(result := results[source.name], Done)]
+    cases = tuple(result.case for result in done)
+    refused = tuple((source.name, result) for source in sources if isinstance(result := results[source.name], str))
+    whole = Manifest(folder, settings, cases, refused, oddities(cases))
+    manifest = _without_odd(whole) if strict else whole
+    if not _is_saved(manifest):
+        save_sheet(whole)
+        manifest.save()
+    print_summary(manifest, sum(result.kept for result in done))
     return manifest
 
 
-def _prepare_case(source: Source, root: Path, settings: dict[str, Any]) -> Case | str:
+def _sources_of(dataset: str | None, root: str | Path | None, organ: str, others: Sequence[str]) -> list[Source]:
+    """The cases of a data set by name; says how many there are."""
+    if dataset is None or root is None:
+        raise ValueError(f"dataset and root must be given together, got {dataset=}, {root=}; --dataset lits --root FOLDER")
+    if others:
+        raise ValueError(f"dataset must be given without {', '.join(others)}, got {dataset!r}; it tells its files and labels itself")
+    found = find_cases(dataset_named(dataset), root, organ)
+    Console(stderr=True).print(escape(found.summary), soft_wrap=True)
+    return found.sources
+
+
+def _without_odd(whole: Manifest) -> Manifest:
+    """Refuse what looks odd, too."""
+    odd = dict(whole.odd)
+    mend = f"look at {whole.root / 'sheet.png'}, mend the mask, or run without --strict"
+    refused = [(name, f"looks odd: {'; '.join(findings)}; {mend}") for name, findings in whole.odd]
+    return replace(whole, cases=tuple(case for case in whole.cases if case.name not in odd), refused=(*whole.refused, *refused), odd=())
+
+
+def _is_saved(manifest: Manifest) -> bool:
+    try:
+        return (manifest.root / "sheet.png").is_file() and json.loads((manifest.root / "manifest.json").read_text()) == manifest.record()
+    except (OSError, ValueError):
+        return False
+
+
+def _prepare_case(source: Source, root: Path, settings: dict[str, Any]) -> Done | str:
     """Prepare and write one case, or say why not; writing errors, such as a full disk, are raised."""
     folder = root / source.name
     try:
-        image, notes = prepare_ct(source.image, settings["spacing_mm"])
-        label, label_notes = prepare_label(source, image, settings["organ_labels"], settings["tumor_labels"])
-        case = describe(source, image, label.data, notes + label_notes)
+        known, sha256 = _known(source, stamp), _known(source, content_sha256)
+        if case := _kept(source, root, settings, sha256):
+            _finish(folder, settings, known, case)
+            return Done(case, True)
+        image, label, notes = _read(source, settings)
+        case = describe(source, image, label.data, notes, sha256)
     except (VolumeError, MemoryError) as error:
-        for name in ("case.json", "image.nii", "label.nii"):  # of an earlier run, now untrue
+        for name in ("case.json", "image.nii", "label.nii", "picture.png"):  # of an earlier run, now untrue
             (folder / name).unlink(missing_ok=True)
+            (folder / f"{name}.partial").unlink(missing_ok=True)
         return str(error) or f"{source.image}: not enough memory"
     folder.mkdir(exist_ok=True)
     (folder / "case.json").unlink(missing_ok=True)
     save_nifti(root / case.image, image.data, image.affine)
     save_nifti(root / case.label, label.data, label.affine)
-    write_json(folder / "case.json", {"key": _key(source, settings), "case": asdict(case)})
-    return case
+    save_picture(root / case.picture, case_picture(image, label.data))
+    _finish(folder, settings, known, case)
+    return Done(case, False)
 
 
-def _key(source: Source, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a prepared case depends on: format, settings, and its sources by place, size and time of change."""
-    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in source[1:] if path and path.is_file()]
-    key: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, "settings": settings, "sources": stats}))
-    return key
+def _read(source: Source, settings: dict[str, Any]) -> tuple[Volume, Volume, list[str]]:
+    """A case's image and label on the wanted spacing, and what is odd."""
+    if "dataset" in settings:
+        return prepare_case(dataset_named(settings["dataset"]), source, settings["organ"], settings["spacing_mm"])
+    image, notes = prepare_ct(source.image, settings["spacing_mm"], settings.get("series"))
+    chosen = {name: settings[name] for name in ("organ_names", "tumor_names", "series") if name in settings}
+    label, label_notes = prepare_label(source, image, settings["organ_labels"], settings["tumor_labels"], **chosen)
+    return image, label, notes + label_notes
 
 
-def _kept(source: Source, root: Path, settings: dict[str, Any]) -> Case | None:
-    """The case as an earlier run finished it, if nothing that it depends on has changed."""
+def _finish(folder: Path, settings: dict[str, Any], stamps: tuple[str, str], case: Case) -> None:
+    """Write what says that a case is there, and what it depends on."""
+    write_json(folder / "case.json", {"format": FORMAT, "settings": settings, "stamps": stamps, "case": asdict(case)})
+
+
+def _known(source: Source, by: Callable[[list[Path]], str]) -> tuple[str, str]:
+    """What tells image and label from others; empty where one is not there or cannot be read, as reading it will say."""
+    told = {"image": "", "label": ""}
+    for name, path in (("image", source.image), ("label", source.label)):
+        with suppress(OSError):
+            told[name] = by(files_of(path)) if path is not None and path.exists() else ""
+    return told["image"], told["label"]
+
+
+def _unchanged(source: Source, root: Path, settings: dict[str, Any]) -> Case | None:
+    """The case as an earlier run finished it, where no file of it was touched since."""
+    record = _finished(source, root, settings)
+    return Case.from_json(record["case"]) if record and tuple(record["stamps"]) == _known(source, stamp) else None
+
+
+def _kept(source: Source, root: Path, settings: dict[str, Any], sha256: tuple[str, str]) -> Case | None:
+    """The case as an earlier run finished it, where its files hold what they held then, wherever they lie now."""
+    record = _finished(source, root, settings)
+    if not record or (record["case"]["image_sha256"], record["case"]["label_sha256"]) != sha256:
+        return None
+    label = str(source.label.absolute()) if source.label else ""
+    return replace(Case.from_json(record["case"]), source_image=str(source.image.absolute()), source_label=label)
+
+
+def _finished(source: Source, root: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a case that was finished in this format, with these settings, and is whole."""
     try:
-        record = json.loads((root / source.name / "case.json").read_text())
+        record: dict[str, Any] = json.loads((root / source.name / "case.json").read_text())
         case = Case.from_json(record["case"])
         sizes = [(root / name).stat().st_size - HEADER_BYTES for name in (case.image, case.label)]
+        is_whole = sizes == [2 * math.prod(case.shape), math.prod(case.shape)] and (root / case.picture).is_file()
+        return record if is_whole and (record["format"], record["settings"]) == (FORMAT, settings) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    voxels = math.prod(case.shape)
-    return case if record["key"] == _key(source, settings) and sizes == [2 * voxels, voxels] else None
 
 
 def _settings(spacing_mm: Sequence[float], organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> dict[str, Any]:
@@ -125,18 +228,3 @@ def _settings(spacing_mm: Sequence[float], organ_labels: Sequence[int], tumor_la
             f"organ_labels must be whole numbers from 1, at least one, and none of them tumor_labels, got {organ_labels}, {tumor_labels}"
         )
     return {"spacing_mm": [float(mm) for mm in spacing_mm], "organ_labels": list(organ_labels), "tumor_labels": list(tumor_labels)}
-
-
-def _print(manifest: Manifest, kept: int) -> None:
-    console = Console()
-    table = Table("case", "voxels", "organ", "HU", "notes")
-    for case in manifest.cases:
-        size = "×".join(map(str, case.shape))
-        hu = f"{case.organ_mean_hu:.0f} ± {case.organ_sd_hu:.0f}"
-        table.add_row(escape(case.name), size, f"{case.organ_ml:.0f} ml", hu, escape("; ".join(case.warnings)))
-    console.print(table)
-    for name, why in manifest.refused:
-        console.print(f"[red]refused[/red] {escape(name)}: {escape(why)}", soft_wrap=True)
-    console.print(
-        f"{len(manifest.cases)} cases in {escape(str(manifest.root))} ({kept} as before), {len(manifest.refused)} refused", soft_wrap=True
-    )

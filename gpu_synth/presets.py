@@ -204,7 +204,7 @@ def get(name: str = "", /, **overrides: Any) -> Preset | LesionPreset:
     """
     name = name or overrides.pop("name", "")  # by keyword, as MONAI's ConfigParser calls it
     if name.endswith((".yaml", ".yml")):
-        figures = yaml.safe_load(Path(name).read_text())
+        figures = _figures(Path(name))
         if not isinstance(figures, dict) or not isinstance(figures.get("name"), str):
             raise ValueError(f"preset must be a YAML file that names the preset it starts from, got {name}; presets.to_yaml() writes one")
         return get(figures.pop("name"), **{**figures, **overrides})
@@ -215,6 +215,16 @@ def get(name: str = "", /, **overrides: Any) -> Preset | LesionPreset:
         if key not in known:
             raise ValueError(f"preset field must be one of {', '.join(known)}, got {key!r}{_nearest(key, known)}")
     return replace(_PRESETS[name], **overrides)
+
+
+def _figures(path: Path) -> Any:
+    """What a preset's file holds."""
+    if not path.is_file():
+        raise FileNotFoundError(f"preset must be one of {', '.join(names())}, or a YAML file, got {path}; there is no such file")
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"preset must be a YAML file, got {path}: {' '.join(str(error).split())}") from error
 
 
 def to_yaml(name: str, **overrides: Any) -> str:

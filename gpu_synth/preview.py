@@ -21,6 +21,7 @@ from gpu_synth.render import Render
 
 ABDOMEN_HU = (-160.0, 240.0)
 TUMOR_HU = (-21.0, 189.0)
+WIDTH_HU = 200.0  # of a window around an organ
 CORONAL, AXIAL = 1, 2
 CROP_MARGIN_MM = 20.0
 APART_MM = 8.0  # between the slices shown
@@ -133,7 +134,7 @@ def preview(
     synthesizer: TumorSynthesizer,
     spacing_mm: Sequence[float],
     uid: int = 0,
-    window_hu: tuple[float, float] = ABDOMEN_HU,
+    window_hu: tuple[float, float] | None = None,
 ) -> Figure:
     """Synthesise into one scan and draw it.
 
@@ -143,8 +144,9 @@ def preview(
         synthesizer: What to synthesise with.
         spacing_mm: Along i, j, k.
         uid: Which of the synthesizer's samples.
-        window_hu: HU shown as black and as white.
+        window_hu: HU shown as black and as white; by default 200 HU around the organ's median.
     """
+    window_hu = window_hu or organ_window(image_hu[label == synthesizer.organ_label])
     plan = synthesizer.plan(image_hu, label, spacing_mm, uid=torch.tensor([uid], device=image_hu.device))
     out = synthesizer.render(image_hu, label, plan)
     title = f"uid {uid}: {lesions_in_words(out)}"
@@ -152,6 +154,15 @@ def preview(
     return slices_figure(
         before, after, labels, spacing_mm, slices=2, coronal=True, window_hu=window_hu, tumor_label=synthesizer.tumor_label, title=title
     )
+
+
+def organ_window(organ_hu: Float[Tensor, " n"]) -> tuple[float, float]:
+    """A window that shows faint lesions in an organ, whatever its phase: 200 HU around its median."""
+    finite = organ_hu[organ_hu.isfinite()]
+    if not len(finite):
+        return ABDOMEN_HU
+    middle = round(float(finite.float().median()))
+    return middle - WIDTH_HU / 2, middle + WIDTH_HU / 2
 
 
 def lesions_in_words(out: Render) -> str:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.checks import check_spacing
+from gpu_synth.checks import check_range, check_spacing
 from gpu_synth.comparison import COLOURS, comparison
-from gpu_synth.conform import prepare_ct, prepare_label
+from gpu_synth.conform import MOST_LABELS, prepare_ct, prepare_label
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.gallery import gallery as draw_gallery
 from gpu_synth.phantom import phantom
 from gpu_synth.plan_base import Spacing
-from gpu_synth.preview import ABDOMEN_HU, preview, save_png
+from gpu_synth.preview import preview, save_png
 from gpu_synth.sources import Source
+from gpu_synth.volumes import SPACING_LIMITS_MM
 
 PRESET = "liver"
 PHANTOM_MM = (300.0, 220.0, 210.0)  # holds a whole liver
@@ -52,31 +54,41 @@ def preview_files(
         seed: Key of all randomness.
         preset: What the tumours are drawn from.
         overrides: Fields of the preset and their new values.
-        window_hu: HU shown as black and as white; by default −160 and 240, in a gallery 200 HU around the organ's median.
+        window_hu: HU shown as black and as white; by default 200 HU around the organ's median.
 
     Raises:
         ValueError: A file cannot be used, an argument is out of range, or arguments do not go together.
     """
-    spacing = check_spacing(spacing_mm, 1)[0]
+    spacing = _check_spacing(spacing_mm)
     _check_case(image, label, organ_labels)
     _check_picture(gallery, compare, preset, overrides)
     if not -(2**63) <= uid < 2**63:
         raise ValueError(f"uid must be an integer of 64 bits, got {uid}")
-    if window_hu and window_hu[0] >= window_hu[1]:
-        raise ValueError(f"window_hu must be (low, high) with low < high, got {tuple(window_hu)}; swap them")
+    if window_hu:
+        check_range("window_hu", window_hu)
     synthesizers = {name: TumorSynthesizer(name, prob=1.0, seed=seed, scope="volume", **(overrides or {})) for name in compare or (preset,)}
     if Path(out).is_dir():
         raise ValueError(f"out must be a file to write, got the folder {out}; name the file: {Path(out) / 'preview.png'}")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    if Path(out).suffix.lower() != ".png":
+        raise ValueError(f"out must end in .png, got {out}; such as {out}.png")
+    folder = check_folder_to_write("out's folder", Path(out).parent)
     image_hu, organ = _read(image, label, spacing, organ_labels) if image and label else _phantom(uid, seed, spacing)
     if gallery:
         figure = draw_gallery(image_hu, organ, preset, spacing, uid=uid, seed=seed, overrides=overrides, window_hu=window_hu)
     elif compare:
-        figure = comparison(image_hu, organ, synthesizers, spacing, uid, window_hu or ABDOMEN_HU)
+        figure = comparison(image_hu, organ, synthesizers, spacing, uid, window_hu)
     else:
-        figure = preview(image_hu, organ, synthesizers[preset], spacing, uid, window_hu or ABDOMEN_HU)
+        figure = preview(image_hu, organ, synthesizers[preset], spacing, uid, window_hu)
+    folder.mkdir(parents=True, exist_ok=True)
     save_png(figure, out)
     print(f"wrote {out}")
+
+
+def _check_spacing(spacing_mm: Spacing) -> Spacing:
+    spacing, (least, most) = check_spacing(spacing_mm, 1)[0], SPACING_LIMITS_MM
+    if not all(least <= mm <= most for mm in spacing):
+        raise ValueError(f"spacing_mm must be three numbers from {least} to {most}, got {spacing}; give millimetres, for instance 1,1,1")
+    return spacing
 
 
 def _check_case(image: str | None, label: str | None, organ_labels: tuple[int, ...]) -> None:
@@ -84,6 +96,8 @@ def _check_case(image: str | None, label: str | None, organ_labels: tuple[int, .
         raise ValueError(f"image and label must be given together, got {image=}, {label=}; leave out both for a phantom")
     if image is None and tuple(organ_labels) != (1,):
         raise ValueError(f"organ_labels must be left out where no label is given, got {tuple(organ_labels)}; a phantom's organ is 1")
+    if not organ_labels or not all(0 < value < MOST_LABELS for value in organ_labels):
+        raise ValueError(f"organ_labels must be whole numbers from 1, at least one, got {tuple(organ_labels)}; 0 is background")
 
 
 def _check_picture(gallery: bool, compare: tuple[str, ...], preset: str, overrides: dict[str, Any] | None) -> None:

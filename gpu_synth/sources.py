@@ -8,24 +8,35 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from gpu_synth.dicom_files import holds_dicom, in_folder
+
 SUFFIX = re.compile(r"(?<=.)[-_](0000|ct|image|img|volume|vol|liver|organ|labels?|seg|segmentation|mask|gt)$", re.IGNORECASE)
 GLOBS = "give quoted globs whose wildcards stand for the case: --images 'DIR/*_ct.nii.gz' --labels 'DIR/*_liver.nii.gz'"
 _WILD = re.compile(r"(\*\*/?|\*|\?|\[[^\]]+\])")
 
 
 class Source(NamedTuple):
-    """A case's name and its files; a list may lack a label."""
+    """A case's name, and its files, folders or archives; a list may lack a label.
+
+    Attributes:
+        name: unique in its data set.
+        image: the CT.
+        label: its mask.
+        lacks: what of the case is missing, in words; such a one is refused.
+    """
 
     name: str
     image: Path
     label: Path | None
+    lacks: str = ""
 
 
 def find_sources(images: str | Path | None = None, labels: str | Path | None = None, datalist: str | Path | None = None) -> list[Source]:
     """Pair CTs with masks.
 
     Args:
-        images: folder of .nii or .nii.gz files (its own, not those of subfolders), or a glob such as `ct/*_ct.nii.gz`.
+        images: folder of .nii or .nii.gz files (its own, not those of subfolders), folder of DICOM folders, one a case, or a glob of
+            either, such as `ct/*_ct.nii.gz` or `patients/*/ct`.
         labels: the same for the masks.
         datalist: instead of both, a JSON file whose "training" is a list of {"image": …, "label": …}, paths relative to it.
 
@@ -42,30 +53,38 @@ def find_sources(images: str | Path | None = None, labels: str | Path | None = N
     if datalist is not None or images is None or labels is None:
         raise ValueError(f"images and labels, or datalist alone, must be given, got {images=}, {labels=}, {datalist=}")
     found, masks = find_files("images", images), find_files("labels", labels)
-    both = sorted({path for _, path in found} & {path for _, path in masks})
+    both = sorted(path for path in {path for _, path in found} & {path for _, path in masks} if path.is_file())
     if both:
         raise ValueError(f"images and labels must be different files, got {both[0].name} and {len(both) - 1} more as both; {GLOBS}")
     return _pair(found, masks)
 
 
 def find_files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
-    """Find NIfTI files and name them, in order of their paths; hidden files, such as macOS leaves in archives, are none.
+    """Find NIfTI files, DICOM files and DICOM folders, and name them, in order of their paths.
+
+    A folder holds NIfTI files, or else DICOM: its subfolders that hold any, at any depth, are a case each; slices of one CT in the folder
+    itself are one case, masks and multi-frame files one each. Hidden files, such as macOS leaves in archives, are none.
 
     Args:
         argument: what the user gave them as, for messages.
         where: a folder, a file or a glob, as for `find_sources`.
 
     Returns:
-        Names, which are not always unique, and files.
+        Names, which are not always unique, and paths.
 
     Raises:
         ValueError: there is none.
     """
     literal = f"{glob.escape(str(where))}/*" if Path(where).is_dir() else glob.escape(str(where)) if Path(where).is_file() else None
     pattern = literal or str(where)
-    found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if path.endswith((".nii", ".nii.gz"))]
+    paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+    found = [path for path in paths if path.name.endswith((".nii", ".nii.gz")) and path.is_file()]
     if not found:
-        raise ValueError(f"{argument} must be a folder of .nii or .nii.gz files, or a quoted glob that finds some, got {where}")
+        found = in_folder(Path(where)) if Path(where).is_dir() else [path for path in paths if holds_dicom(path, deep="**" not in pattern)]
+    if not found:
+        raise ValueError(
+            f"{argument} must be a folder of .nii or .nii.gz files or of DICOM folders, or a quoted glob that finds some, got {where}"
+        )
     named = [(stem(path), path) for path in found]
     if literal or not _WILD.search(pattern):
         return named
@@ -79,12 +98,12 @@ def find_files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
 
 
 def stem(path: Path) -> str:
-    """A NIfTI file's name without its ending."""
-    return _cut(path.name)
+    """The name of a NIfTI or DICOM file without its ending, or of a folder."""
+    return path.name if path.is_dir() else _cut(path.name)
 
 
 def _cut(name: str) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", name)
+    return re.sub(r"\.(nii(\.gz)?|dcm|dicom)$", "", name)
 
 
 def _bare(name: str, endings: int = 1) -> str:

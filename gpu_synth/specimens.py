@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer, presets
@@ -140,13 +142,12 @@ def make_specimens(
     part, organ_ml = organ_box(organ, spacing, CONTEXT_MM), float(organ.sum() * math.prod(spacing) / 1000)
     scan = _Scan(image_hu, _box(image_hu, part), _box(label, part), part, spacing)
     uids = iter(range(UIDS * uid, UIDS * (uid + 1), TRIES))
-    made: list[list[Made]] = []
-    for row in rows:
-        made.append([])
-        for specimen, first in zip(row, uids, strict=False):
-            why_not = _unfit(specimen, organ_ml)
-            synthesizer = TumorSynthesizer(preset, prob=1.0, seed=seed, scope="volume", **{**given, **specimen.figures})
-            made[-1].append(Made(specimen, why_not=why_not) if why_not else _make(specimen, synthesizer, scan, first))
+    made: list[list[Made]] = [[] for _ in rows]
+    every = [(n, specimen) for n, row in enumerate(rows) for specimen in row]  # minutes of work on a CPU: a bar says how far it is
+    for (n, specimen), first in zip(track(every, "drawing", console=Console(stderr=True), transient=True), uids, strict=False):
+        why_not = _unfit(specimen, organ_ml)
+        synthesizer = TumorSynthesizer(preset, prob=1.0, seed=seed, scope="volume", **{**given, **specimen.figures})
+        made[n].append(Made(specimen, why_not=why_not) if why_not else _make(specimen, synthesizer, scan, first))
     return made
 
 

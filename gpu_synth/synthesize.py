@@ -46,6 +46,11 @@ class Synthesised(NamedTuple):
     refused: tuple[tuple[str, str], ...]
     card: Path | None
 
+    def as_json(self) -> dict[str, Any]:
+        """As plain data."""
+        paths = {"root": str(self.root), "card": None if self.card is None else str(self.card)}
+        return {**self._asdict(), **paths, "refused": dict(self.refused)}
+
 
 def synthesize(
     *,

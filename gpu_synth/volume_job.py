@@ -18,6 +18,7 @@ import torch
 
 from gpu_synth import __version__
 from gpu_synth.export import ORGAN, Labels, Scan, records_in_file, render_scan, write_scan
+from gpu_synth.files import content_sha256
 from gpu_synth.kernels._launch import resolve
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.manifest import write_json
@@ -94,21 +95,13 @@ def hashes(source: Source) -> list[dict[str, str]]:
         VolumeError: One of them cannot be read.
     """
     found = []
-    for path in source[1:]:
+    for path in (source.image, source.label):
         if path is not None and path.is_file():
             try:
-                found.append({"file": path.name, "sha256": _sha256(path)})
+                found.append({"file": path.name, "sha256": content_sha256([path])})
             except OSError as error:
                 raise VolumeError(f"{path}: cannot be read ({error.strerror}); let this user read it, or copy it again") from error
     return found
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while part := stream.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def key_of(job: Job, recipe: dict[str, Any], sources: Sequence[dict[str, str]]) -> str:

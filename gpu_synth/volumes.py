@@ -100,6 +100,8 @@ def read_grid(path: str | Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
 
 def _open(path: Path) -> Any:
     """The file's header as nibabel's image, its voxels not yet read."""
+    if path.is_dir():
+        raise VolumeError(f"{path}: must be a .nii or .nii.gz file, got a folder")
     if not path.is_file():
         raise VolumeError(f"{path}: no such file")
     try:
@@ -166,8 +168,6 @@ def to_hu(path: str | Path, volume: Volume) -> tuple[Volume, list[str]]:
     notes = [f"{nans} NaN voxels set to {AIR_HU} HU"] if nans else []
     if padding > hu.size / 1000:  # fewer are noise in air
         notes.append(f"padding under {AIR_HU} HU set to {AIR_HU} in {100 * padding / hu.size:.1f} % of the voxels")
-    if abs(np.linalg.det(volume.affine[:3, :3] / volume.spacing_mm)) < 0.999:
-        notes.append("the axes are not perpendicular (a tilted gantry): kept so")
     if not volume.placed:
         notes.append("the header gives no orientation (sform and qform codes are 0): the NIfTI default, left-anterior-superior, is assumed")
     return Volume(hu, volume.affine, volume.placed), notes

@@ -52,26 +52,42 @@ def _cupy() -> Any:
     return cupy
 
 
-@lru_cache(maxsize=1)
-def missing() -> str | None:
-    """Why CuPy cannot launch here, and what mends it; None where it can."""
+class Lack(NamedTuple):
+    """Why CuPy cannot launch here, what to do about it, and by which command; no command where none mends it."""
+
+    why: str
+    mend: str = ""
+    command: str = ""
+
+
+def extra(major: str | int | None = None) -> str:
+    """How pip is asked for the CuPy of a CUDA version, by default torch's."""
+    return f'"gpu-synth[cuda{major or (torch.version.cuda or "13").split(".")[0]}]"'
+
+
+def lack() -> Lack | None:
+    """What keeps CuPy from launching here; None where it can."""
     if not torch.cuda.is_available():
-        return "torch sees no CUDA device"
-    extra = f"cuda{(torch.version.cuda or '13').split('.')[0]}"
+        return Lack("torch sees no CUDA device")
     try:
         cupy = _cupy()
-    except ImportError as error:
-        return f'CuPy cannot be imported ({error}); install it: pip install "gpu-synth[{extra}]"'
+    except Exception as error:  # a library of another version raises what it likes
+        return Lack(f"CuPy cannot be imported ({error})", "install it", f"pip install {extra()}")
     try:
         driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f'CuPy finds no device ({error}); install the one for this CUDA: pip install "gpu-synth[{extra}]"'
-    if runtime // 1000 > driver // 1000:
-        return (
-            f"CuPy was built for CUDA {runtime // 1000}, the driver offers {driver // 1000}; "
-            f'install the other: pip uninstall cupy-cuda{runtime // 1000}x && pip install "gpu-synth[cuda{driver // 1000}]"'
-        )
-    return _broken[0] if _broken else None
+    except Exception as error:  # the runtime's own, or that there is none in a CuPy that is half there
+        return Lack(f"CuPy finds no device ({error})", "install the one for this CUDA", f"pip install {extra()}")
+    if (built := runtime // 1000) > (offered := driver // 1000):
+        swap = f"pip uninstall cupy-cuda{built}x && pip install {extra(offered)}"
+        return Lack(f"CuPy was built for CUDA {built}, the driver offers {offered}", "install the other", swap)
+    return Lack(_broken[0]) if _broken else None
+
+
+@lru_cache(maxsize=1)
+def missing() -> str | None:
+    """Why CuPy cannot launch here, and what mends it, in one sentence; None where it can."""
+    found = lack()
+    return found and (f"{found.why}; {found.mend}: {found.command}" if found.command else found.why)
 
 
 def resolve(backend: str, device: torch.device) -> Literal["torch", "cupy"]:

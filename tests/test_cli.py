@@ -1,18 +1,25 @@
 """The command: help, what it says to mistakes, and that options reach the engine."""
 
+import inspect
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from ct_files import write_case
+from ct_files import organ, write, write_case
 from tiny_training import cache
 
 from gpu_synth import __version__
 from gpu_synth.cli import COMMANDS, main
+from gpu_synth.exits import Exit
 from gpu_synth.manifest import load_manifest
 
 __all__ = ["cache"]
@@ -31,12 +38,14 @@ def test_help_lists_every_subcommand_and_is_quick():
     assert run("--version").stdout.strip() == f"gpu-synth {__version__}"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("validate", "test")])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_subcommand_has_help(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
-    assert "usage" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "usage" in told
+    assert f"example:\n  gpu-synth {name}" in told
 
 
 PREVIEW = ["preview", "--image", "/nowhere.nii", "--label", "/nowhere.nii", "--out", "x.png"]
@@ -88,27 +97,119 @@ def test_a_mend_that_a_message_names_works(tmp_path, capsys):
     assert (tmp_path / "new" / "a.png").is_file()
 
 
-def test_what_a_user_cannot_mend_keeps_its_traceback(cache, tmp_path, monkeypatch):
-    """A wrong argument to somebody else's function, and any error once training runs, are bugs: one line would hide where."""
+# ---- how it ends ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fit(cache, tmp_path, monkeypatch):
+    """A training of one step in an empty folder; and a folder for what is kept of failures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gpu_synth.trainers.fit.train", lambda _: int("x"))
-    with pytest.raises(ValueError, match="invalid literal"):
-        main(["fit"])
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     options = ["--data.patch_vox=[64, 32, 32]", "--data.num_workers=0", "--trainer.limit_val_batches=0", "--trainer.max_epochs=1"]
-    fit = ["fit", f"--data.data_dir={cache}", *options, "--trainer.enable_progress_bar=false"]
+    return ["fit", f"--data.data_dir={cache}", *options, "--trainer.enable_progress_bar=false"]
+
+
+def refuse(*_):
+    exec(compile("raise ValueError('a check of ours')", "x", "exec"), {"__name__": "gpu_synth.checks"})
+
+
+def test_what_a_user_cannot_mend_is_a_line_with_a_code_of_its_own_and_keeps_its_traceback(fit, tmp_path, monkeypatch, capsys):
+    """A wrong argument to somebody else's function, and any error once training runs, are no mistakes of the user's."""
     check = "gpu_synth.trainers.data.SynthesisDataModule.train_dataloader"
-
-    def refuse(*_):
-        exec(compile("raise ValueError('a check of ours')", "x", "exec"), {"__name__": "gpu_synth.checks"})
-
     with monkeypatch.context() as before:
         before.setattr(check, refuse)
-        assert main(fit) == 2
+        assert main(fit) == Exit.MISTAKE
+    capsys.readouterr()
     monkeypatch.setattr("gpu_synth.synthesizer.TumorSynthesizer.plan", refuse)
-    with pytest.raises(ValueError, match="a check of ours"):
-        main(fit)
+    assert main(fit) == Exit.FAILED
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gpu-synth: failed: ")]
+    assert "ValueError: a check of ours (gpu_synth." in line, "where it came from"
+    kept = re.search(r"traceback in (\S+), or here with --debug", line)[1]
+    assert "Traceback (most recent call last)" in Path(kept).read_text()
+    assert "a check of ours" in Path(kept).read_text()
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "fit"], ["fit", "--debug"]], ids=["before", "after"])
+def test_debug_shows_the_traceback_of_a_bug_and_of_a_mistake(arguments, fit, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gpu_synth.trainers.fit.train", lambda *_, **__: int("x"))
+    assert main(arguments) == Exit.FAILED
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error
+    said = r"gpu-synth: failed: ValueError: invalid literal for int\(\) with base 10: 'x' \(gpu_synth.cli, line \d+\)"
+    assert re.fullmatch(said, error.splitlines()[-1])
+    assert not list(tmp_path.glob("gpu-synth-*.log")), "it is on the screen"
+    monkeypatch.setattr("gpu_synth.trainers.fit.train", lambda *_, **__: refuse())
+    assert main(arguments) == Exit.MISTAKE
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error
+    assert error.splitlines()[-1] == "gpu-synth: error: a check of ours"
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpu_synth.trainers.fit.train", interrupt)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "gpu-synth: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [(["--help"], ""), (["--help"], "1"), (["prepare", "--help"], ""), (["doctor", "--help"], ""), (["doctor"], ""), (["doctor"], "1")],
+    ids=str,
+)
+def test_a_reader_that_goes_is_no_error(arguments, unbuffered):
+    command = [sys.executable, "-m", "gpu_synth.cli", *arguments]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert (process.wait(), error) == (141, "")
+
+
+def test_exit_codes_are_told_in_one_place():
+    told = run("--help").stdout
+    assert all(re.search(rf"^  {code:<5}\S", told, re.MULTILINE) for code in Exit)
+
+
+# ---- for programs -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "doctor"])
+def test_the_examples_of_its_help_are_options_that_it_has(name, cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [line.strip() for line in inspect.getdoc(COMMANDS[name]).splitlines()[1:] if line.strip()]
+    assert lines
+    for line in lines:
+        program, command, *options = shlex.split(line)
+        assert (program, command) == ("gpu-synth", name)
+        with pytest.raises(SystemExit) as stop:
+            main([command, *options, "--print_config"])
+        assert stop.value.code == 0, capsys.readouterr().err
+
+
+def test_json_is_alone_on_stdout(tmp_path, capfd):
+    write_case(tmp_path)
+    write(tmp_path / "predicted" / "a.nii.gz", 2 * organ())
+    folders = {name: f"{tmp_path}/{name}" for name in ("images", "labels", "predicted", "cache", "report")}
+    prepare = ["prepare", "--images", folders["images"], "--labels", folders["labels"], "--out", folders["cache"]]
+    assert main([*prepare, "--json"]) == 0
+    out = capfd.readouterr()
+    assert json.loads(out.out) == json.loads((tmp_path / "cache" / "manifest.json").read_text())
+    assert "1 cases in" in out.err
+    assert main([*prepare, "--json", "--organ_labels", "5"]) == Exit.PARTLY
+    assert json.loads(capfd.readouterr().out)["refused"][0][0] == "a", "the code does not hang on it"
+    evaluate = ["evaluate", "--predictions", folders["predicted"], "--references", folders["labels"], "--out", folders["report"]]
+    assert main(["--debug", *evaluate, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert main(["bench", "--names", "rng", "--seconds", "0", "--tests=false", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["rows"][0]["name"] == "rng"
+    assert main([*prepare, "--json", "--spacing_mm", "0,0,0"]) == Exit.MISTAKE
+    assert capfd.readouterr().out == ""
+
+
+# ---- training's own ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_packaged_configs_are_found_by_name_and_figures_overridden(cache, tmp_path, monkeypatch, capsys):
@@ -140,6 +241,7 @@ def test_a_checkpoint_tells_the_networks_size_and_nothing_else(cache, tmp_path, 
     torch.save({"hyper_parameters": stored}, "a.ckpt")
     seen = []
     monkeypatch.setattr("gpu_synth.trainers.fit.GpuSynthCLI.instantiate_classes", lambda cli: seen.append(cli.config.predict.model))
+    monkeypatch.setattr("gpu_synth.trainers.fit.GpuSynthCLI.after_instantiate_classes", lambda *_: None)
     monkeypatch.setattr("gpu_synth.trainers.fit.GpuSynthCLI._run_subcommand", lambda *_: None)
     predict = ["predict", f"--data.data_dir={cache}", "--data.patch_vox=[64, 32, 32]", "--ckpt_path=a.ckpt"]
     for config in ([], ["--config", "liver.yaml"]):

@@ -1,6 +1,8 @@
 """What is installed is what the tree holds; importing it costs nothing; imports point one way; files stay small."""
 
 import ast
+import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -17,7 +19,7 @@ ROOMS = {
     "trainers": "gpu_synth.trainers",
     "bench": "gpu_synth.bench",
 }  # folder: name
-SHIPPED = {".py", ".yaml", ".cu", ".cuh", ".typed"}
+SHIPPED = {".py", ".sh", ".yaml", ".cu", ".cuh", ".typed"}
 HEAVY = ("torch", "numpy", "scipy", "cupy", "lightning", "monai", "matplotlib", "jaxtyping")
 
 
@@ -66,6 +68,37 @@ def test_the_wheel_brings_the_command(wheel):
     _, archive = wheel
     (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
     assert "gpu-synth = gpu_synth.cli:main" in archive.read(entry_points).decode()
+
+
+WHERE = "import gpu_synth; from gpu_synth.kernels import _launch; print(gpu_synth.__file__, len(_launch.sources()))"
+
+
+def test_the_installed_command_works_in_an_empty_folder(wheel, tmp_path):
+    _, archive = wheel
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", installed, archive.filename]
+    subprocess.run(pip, check=True, capture_output=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+
+    def run(*command):
+        out = subprocess.run(
+            [sys.executable, *command], cwd=empty, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert "Traceback" not in out.stderr
+        return out
+
+    where, families = run("-c", WHERE).stdout.split()
+    assert where.startswith(str(installed))
+    assert int(families) == len(list((ROOT / "kernels").glob("*.cu")))
+    command = str(installed / "bin" / "gpu-synth")
+    assert run(command, "--version").stdout == f"gpu-synth {gpu_synth.__version__}\n"
+    doctor = run(command, "doctor", "--json")
+    assert (doctor.returncode, json.loads(doctor.stdout)["machine"]["gpu-synth"]) == (0, gpu_synth.__version__)
+    config = run(command, "fit", "--config", "liver.yaml", "--print_config")
+    assert (config.returncode, "preset: liver" in config.stdout) == (0, True), "the configurations are in it"
+    assert run(command, "preview", "--out", "pictures/phantom.png", "--spacing_mm", "6,6,6").stdout == "wrote pictures/phantom.png\n"
+    assert [path.name for path in empty.rglob("*")] == ["pictures", "phantom.png"]
 
 
 def test_the_version_is_the_projects():

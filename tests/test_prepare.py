@@ -122,7 +122,7 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path, capsys):
             assert reasons[name].startswith(str(tmp_path / folder / f"{name}.nii.gz")), name
             assert why in reasons[name]
     assert load_manifest(tmp_path / "out") == manifest
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good", "manifest.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good", "manifest.json", "sheet.png"]
     assert "1 cases in" in (said := capsys.readouterr().out)
     assert said.count("refused") == len(reasons) + 1
 
@@ -313,7 +313,7 @@ def test_a_run_killed_at_any_moment_leaves_whole_files_and_is_taken_up_again(tmp
 
         whole_run = min(prepared(out, "never")[1] for out in ("first", "whole"))
         want = files(tmp_path / "whole")
-        assert len(want) == 13  # four cases of three files, and the manifest
+        assert len(want) == 18  # four cases of four files, the sheet and the manifest
         moments = np.random.default_rng(0).uniform(0, whole_run, 30)
         killed = interrupted = 0
         for attempt, moment in enumerate(moments):

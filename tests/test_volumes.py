@@ -100,7 +100,7 @@ def test_what_is_no_nifti_is_refused(tmp_path, content, name):
 
 def test_missing_files_folders_and_other_formats_are_refused(tmp_path):
     nib.save(nib.MGHImage(np.zeros((3, 4, 5), np.float32), np.eye(4)), tmp_path / "x.mgz")
-    for name, why in {"none.nii": "no such file", ".": "no such file", "x.mgz": "must be a .nii"}.items():
+    for name, why in {"none.nii": "no such file", ".": "got a folder", "x.mgz": "must be a .nii"}.items():
         with pytest.raises(VolumeError, match=why):
             read_nifti(tmp_path / name)
 
@@ -139,17 +139,13 @@ def test_an_image_that_is_no_hu_is_refused(data):
         to_hu("x.nii", Volume(data.reshape(3, 4, 5), affine()))
 
 
-def test_a_header_without_orientation_and_a_tilted_gantry_are_told(tmp_path):
+def test_a_header_without_orientation_is_told(tmp_path):
     image = nib.Nifti1Image(ct(), affine())
     image.set_sform(None, code=0)
     image.set_qform(None, code=0)
     nib.save(image, tmp_path / "x.nii")
     _, notes = to_hu("x.nii", read_nifti(tmp_path / "x.nii"))
     assert any("no orientation" in note for note in notes)
-    tilted = affine()
-    tilted[1, 2] = 1.0
-    _, notes = to_hu("x.nii", Volume(ct(), tilted))
-    assert any("tilted gantry" in note for note in notes)
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gpu_synth.checks import check_prob
 from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 
 Window = tuple[float, float]
@@ -46,6 +47,10 @@ class Augmentation:
     scale: float = 0.1
     shift_prob: float = 0.15
     shift: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("flip_prob", "turn_prob", "scale_prob", "shift_prob"):
+            check_prob(name, getattr(self, name))
 
     def __call__(
         self, image: Float[Tensor, "b 1 i j k"], label: Int[Tensor, "b 1 i j k"], seed: int, uid: Int[Tensor, " b"], *maps: Tensor

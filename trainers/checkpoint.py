@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import time
+import zipfile
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
 from gpu_synth.files import whole_file
 
@@ -199,7 +201,26 @@ def read_checkpoint(path: Path) -> Found:
         predict = {name: value if value is None else list(value) for name, value in predict.items()}
         return Found(path, epoch, step, stored.get("logged", {}), network.get("size"), predict)
     except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"ckpt_path must be a whole checkpoint, got {path}: {str(error).splitlines()[0]}; take another") from error
+        why = str(error).splitlines()[0] if zipfile.is_zipfile(path) else "it is no file that torch.save writes, or a part of one"
+        raise ValueError(f"ckpt_path must be a whole checkpoint, got {path}: {why}; take another") from error
+
+
+def check_weights(path: Path, module: nn.Module) -> None:
+    """Refuse a checkpoint of another network before anything is written, as Lightning would once the run's folder is made.
+
+    Raises:
+        ValueError: Weights are missing, too many, or of another shape.
+    """
+    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("state_dict")
+    if stored is None:
+        raise ValueError(f"ckpt_path must be a checkpoint of gpu-synth fit, got {path}, which holds no weights; such as last.ckpt of a run")
+    theirs, ours = ({name: tuple(value.shape) for name, value in state.items()} for state in (stored, module.state_dict()))
+    if wrong := [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]:
+        name = wrong[0]
+        raise ValueError(
+            f"ckpt_path must be a checkpoint of this network, got {path}, in which {len(wrong)} weights differ: {name} is "
+            f"{theirs.get(name, 'not there')}, here {ours.get(name, 'not there')}; give model.network as the training had it"
+        )
 
 
 def newest_checkpoint(root: Path) -> tuple[Found | None, list[str]]:

@@ -7,49 +7,22 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, DistributedSampler, default_collate
 
 from gpu_synth import TumorSynthesizer
-from gpu_synth.manifest import Case, Manifest, load_manifest, read_patch
+from gpu_synth.checks import check_at_least, check_range
+from gpu_synth.manifest import Case, Manifest, load_manifest
 from gpu_synth.plan_base import Scope
 from gpu_synth.trainers.augment import Augmentation, window
 from gpu_synth.trainers.bank import VolumeBank, check_budget
 from gpu_synth.trainers.patches import PatchDataset, PatchLocator, PatchPolicy, ResumableLoader, Sample
 from gpu_synth.trainers.sampling import ScanSampler, end_workers_at_exit, leave_signals, rank_and_world
-from gpu_synth.trainers.scans import ScanDataset, find_scans
+from gpu_synth.trainers.scans import HeldOutDataset, ScanDataset, find_scans
+from gpu_synth.trainers.split import Tumors, load_all, split
 from gpu_synth.trainers.step import SynthesisStep
-
-HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
 
 # What a batch holds as a list, one a sample: a tensor would be moved, and rounded to bfloat16.
 HOST = ("spacing_mm", "affine", "name", "path", "repeated", "case", "start_vox", "whole")
-
-
-class HeldOutDataset(Dataset[Sample]):
-    """Whole scans, or whole organs with a margin, under uids that never change.
-
-    Args:
-        manifest: Prepared data.
-        cases: The held-out cases.
-        margin_mm: What is kept around the organ; None: the whole scan.
-    """
-
-    def __init__(self, manifest: Manifest, cases: Sequence[Case], margin_mm: float | None) -> None:
-        self.manifest, self.cases, self.margin_mm = manifest, cases, margin_mm
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, number: int) -> Sample:
-        """Read a case, as `PatchDataset` does; and whether it is `repeated`, see `ScanSampler`."""
-        repeated, case = number >= len(self.cases), self.cases[number := number % len(self.cases)]
-        start, end = [0, 0, 0], list(case.shape)
-        if self.margin_mm is not None:
-            margin = [round(self.margin_mm / spacing) for spacing in case.spacing_mm]
-            start = [max(0, first - m) for first, m in zip(case.organ_bbox_vox[0], margin, strict=True)]
-            end = [min(n, last + m) for last, m, n in zip(case.organ_bbox_vox[1], margin, case.shape, strict=True)]
-        size = [b - a for a, b in zip(start, end, strict=True)]
-        return {**_sample(self.manifest, case, start, size, HELD_OUT_UID + number), "repeated": repeated}
 
 
 class OrdinalSampler(DistributedSampler[Any]):
@@ -82,10 +55,10 @@ class SynthesisDataModule(pl.LightningDataModule):
     Training scans lie on the device as far as `resident_gib` goes, and patches are cut out there; of the others, workers read patches.
     Which patch a uid is does not depend on it. Synthesis, window and augmentation follow on the device. Validation needs no annotated
     scan: held-out cases get tumours under fixed uids, the same in every epoch and run. A scan that has tumours already keeps them.
-    Scans of `test_dir` are tested as they are.
+    Scans of `test_cases` and `test_dir` are tested as they are.
 
     Args:
-        data_dir: Folder that `gpu-synth prepare` wrote; `predict` needs none where the checkpoint tells the spacing.
+        data_dir: Folder that `gpu-synth prepare` wrote, or several; `predict` needs none where the checkpoint tells the spacing.
         patch_vox: Patch shape.
         batch_size: Patches a step and process.
         samples_per_epoch: Patches an epoch, over all processes; what does not fill a step of all of them is left out.
@@ -93,9 +66,12 @@ class SynthesisDataModule(pl.LightningDataModule):
         scope: "patch": tumours are drawn for the patch, and one that is centred on organ and altered holds one; where there was no place
             for it, or it is smaller than a voxel, the patch is counted as skipped. "volume": tumours are drawn for the whole organ, as
             published, of which the patch shows some or none; for a liver at 1 mm that takes some three times as long.
+        tumors: "synthetic": train and validate on scans that have no tumour; "real": on those that have, as they are, and nothing is
+            synthesised; "both": on all, with synthetic tumours where there are none.
         val_cases: Names of the held-out cases; none: every fifth case, at least one.
+        test_cases: Names of cases that are neither trained nor validated on, for `test`.
         val_margin_mm: What validation and test see around the organ; null: whole scans.
-        test_dir: Folder of annotated scans for `test`, prepared with `--tumor_labels`; none: the held-out cases.
+        test_dir: Folder of annotated scans for `test`, prepared with `--tumor_labels`; none: `test_cases`, or else the held-out ones.
         predict_images: A folder of CT files, files or patterns, for `predict`.
         spacing_mm: What `predict` resamples to; none: what the checkpoint or else `data_dir` was prepared with.
         num_workers: Processes that read patches of scans that are not resident; where all are, there are none.
@@ -115,13 +91,15 @@ class SynthesisDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        data_dir: str | None = None,
+        data_dir: str | Sequence[str] | None = None,
         patch_vox: Sequence[int] = (96, 96, 96),
         batch_size: int = 2,
         samples_per_epoch: int = 500,
         policy: PatchPolicy = PatchPolicy(),  # noqa: B008 (frozen)
         scope: Scope = "patch",
+        tumors: Tumors = "both",
         val_cases: Sequence[str] = (),
+        test_cases: Sequence[str] = (),
         val_margin_mm: float | None = 16.0,
         test_dir: str | None = None,
         predict_images: str | Sequence[str] = (),
@@ -137,9 +115,15 @@ class SynthesisDataModule(pl.LightningDataModule):
         augmentation: Augmentation = Augmentation(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        check_at_least(1, batch_size=batch_size, samples_per_epoch=samples_per_epoch)
+        check_at_least(0, num_workers=num_workers)
+        check_range("window_hu", window_hu)
+        if tumors == "real" and soft_labels:
+            raise ValueError("soft_labels must be False for tumors 'real', got True; annotations tell no shares of voxels")
         self.data_dir, self.test_dir, self.predict_images = data_dir, test_dir, predict_images
         self.patch_vox, self.batch_size, self.samples_per_epoch = tuple(patch_vox), batch_size, samples_per_epoch
-        self.val_cases, self.val_margin_mm, self.num_workers, self.seed = tuple(val_cases), val_margin_mm, num_workers, seed
+        self.tumors, self.val_cases, self.test_cases = tumors, tuple(val_cases), tuple(test_cases)
+        self.val_margin_mm, self.num_workers, self.seed = val_margin_mm, num_workers, seed
         self.window_hu, self.augmentation, self.policy, self.scope = window_hu, augmentation, policy, scope
         self.resident_gib = check_budget(resident_gib)
         self.bank: VolumeBank | None = None
@@ -154,14 +138,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         if self.data_dir is None:
             spacing = " or --data.spacing_mm" if stage == "predict" else ""
             raise ValueError(f"data_dir must be a folder that gpu-synth prepare wrote, got None; give --data.data_dir{spacing}")
-        self.manifest = load_manifest(self.data_dir)
+        self.manifest = load_all(self.data_dir)
         self.spacing_mm = tuple(self.manifest.settings["spacing_mm"])
-        cases = self.manifest.cases
-        held_out = [self.manifest.case(name) for name in self.val_cases] or list(cases[4::5] or cases[-1:])
-        self.held_out = held_out
-        self.training = [case for case in cases if case not in held_out]
-        if not self.training:
-            raise ValueError(f"data_dir must hold a case that is not held out, got {[case.name for case in cases]}; prepare more scans")
+        self.training, self.held_out, self.test = split(self.manifest, self.tumors, self.val_cases, self.test_cases)
         limit = self.trainer.limit_train_batches if self.trainer and self.trainer.max_epochs != 1 else 1.0  # overfit_batches sets it, too
         if stage == "fit" and limit != 1.0:
             raise ValueError(
@@ -186,7 +165,7 @@ class SynthesisDataModule(pl.LightningDataModule):
             workers = 0
             warnings.filterwarnings("ignore", "The 'train_dataloader' does not have many workers")  # there is nothing to read
         return ResumableLoader(
-            PatchDataset(locator, self.bank.resident, self.scope),
+            PatchDataset(locator, self.bank.resident, "patch" if self.tumors == "real" else self.scope),
             self.batch_size,
             collate_fn=collate,
             sampler=OrdinalSampler(self, *rank_and_world(self.trainer)),
@@ -206,9 +185,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         return self._whole_scans(self.manifest, self.held_out)
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Scans of `test_dir`, or the held-out ones."""
+        """Scans of `test_dir`, those that are kept for the test, or the held-out ones."""
         if self.test_dir is None:
-            return self.val_dataloader()
+            return self._whole_scans(self.manifest, self.test or self.held_out)
         manifest = load_manifest(self.test_dir)
         if (theirs := manifest.settings["spacing_mm"]) != (ours := self.manifest.settings["spacing_mm"]):
             raise ValueError(
@@ -236,13 +215,13 @@ class SynthesisDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Synthesise, window and augment, on the device; hand the image over in the precision of the training."""
         trainer = self.trainer
-        annotated = trainer is not None and trainer.testing and self.test_dir is not None
+        tests = trainer is not None and trainer.testing and bool(self.test_dir or self.test_cases)
         if trainer is not None and trainer.training:
             image, label, *soft = self._synthesised(batch)
             image, label, *soft = self.augmentation(window(image, self.window_hu), label, self.seed, batch["uid"], *soft)
             batch = {name: value for name, value in batch.items() if name != "whole"}  # what plans were made in has served
             batch |= {"label": label, **dict(zip(("occupancy",), soft, strict=False))}
-        elif "label" in batch and not annotated:
+        elif "label" in batch and not (tests or self.tumors == "real"):
             image = batch["image"].to(torch.float32)
             image, label = self.held_out_synthesizer(image, batch["label"], batch["spacing_mm"], batch["uid"])
             image, batch = window(image, self.window_hu), {**batch, "label": label}
@@ -254,6 +233,8 @@ class SynthesisDataModule(pl.LightningDataModule):
         """Patches of HU with tumours, their labels, and soft labels where asked for."""
         assert self.bank is not None
         image, label = self.bank.patches(batch, self.patch_vox)
+        if self.tumors == "real":
+            return image, label
         if self.scope == "volume":
             return self.synthesis.of_wholes(image, label, batch["spacing_mm"], batch["uid"], self.bank.wholes(batch))
         return self.synthesis(image, label, batch["spacing_mm"], batch["uid"], batch["aimed"])
@@ -277,14 +258,3 @@ def collate(samples: Sequence[Sample]) -> Sample:
     every = dict.fromkeys(name for sample in samples for name in sample)
     tensors = {name: default_collate([sample[name] for sample in samples if name in sample]) for name in every if name not in HOST}
     return {**tensors, **{name: [sample[name] for sample in samples] for name in HOST if name in every}}
-
-
-def _sample(manifest: Manifest, case: Case, start_vox: Sequence[int], size_vox: Sequence[int], uid: int) -> Sample:
-    """Read a box of a case."""
-    image, label = read_patch(manifest, case, start_vox, size_vox)
-    return {
-        "image": image,
-        "label": label,
-        "spacing_mm": case.spacing_mm,
-        "uid": torch.tensor(uid, dtype=torch.int64),
-    }

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.phantom import phantom
 from gpu_synth.prepare import prepare
 from gpu_synth.preview import save_png, slices_figure
@@ -29,7 +30,7 @@ def demo(out: str | Path = "demo-output") -> int:
     Args:
         out: Folder to write scans, logs, table and pictures to.
     """
-    out, console, begin = Path(out), Console(), time.perf_counter()
+    out, console, begin = check_folder_to_write("out", out), Console(), time.perf_counter()
     console.print(f"[bold]1/3[/bold] {CASES} phantom CTs, healthy, to {out / 'scans'}")
     write_phantoms(out / "scans")
     prepare(images=out / "scans" / "ct", labels=out / "scans" / "liver", out=out / "cache", spacing_mm=SPACING_MM)

@@ -1,9 +1,10 @@
 """`gpu-synth fit`, `validate`, `test` and `predict`: Lightning's command line with this project's model, data and monitor."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
@@ -13,7 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from gpu_synth.trainers.checkpoint import Found, LastCheckpoint, WholeCheckpointIO, newest_checkpoint, read_checkpoint
+from gpu_synth.files import check_folder_to_write
+from gpu_synth.options import Help, Parser
+from gpu_synth.trainers.checkpoint import Found, LastCheckpoint, WholeCheckpointIO, check_weights, newest_checkpoint, read_checkpoint
 from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.trainers.exact import SameOnAllRanks, SeedSteps
 from gpu_synth.trainers.logs import ContinuedCSVLogger
@@ -32,7 +35,12 @@ _NOT_FOR_USERS = (
     "The dirpath has changed",  # a run that goes on from a path has a folder, and a best checkpoint, of its own
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+_LOADERS = {"validate": "val", "test": "test", "predict": "predict"}  # what feeds a subcommand
 FREE = ("data.patch_vox",)  # of what a checkpoint tells, what may also be told otherwise
+
+
+class _Parser(Parser, LightningArgumentParser):
+    """Lightning's parser, which says what is wrong in one line."""
 
 
 class GpuSynthCLI(LightningCLI):
@@ -43,6 +51,7 @@ class GpuSynthCLI(LightningCLI):
     """
 
     _last: Found | None = None  # the run that goes on in its own folder
+    _weights: Path | None = None  # the checkpoint that was named or found
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what model and data share; the options that are neither's."""
@@ -62,7 +71,10 @@ class GpuSynthCLI(LightningCLI):
         found = self._find_last(subcommand) if path == "last" else read_checkpoint(Path(path)) if path and Path(path).is_file() else None
         if found is None and subcommand in ("predict", "test", "validate"):  # Lightning would take random weights
             raise ValueError(f"ckpt_path must be a checkpoint of gpu-synth fit, got {path}; such as runs/version_0/checkpoints/last.ckpt")
+        if found is None and path and Path(path).suffix and "://" not in path:
+            raise ValueError(f"ckpt_path must be a checkpoint that is there, got {path}; --ckpt_path last takes the newest")
         if found is not None:
+            self._weights = found.path
             self._take(found, parser, args)
         if path == "last":
             self.config[subcommand]["ckpt_path"] = None if found is None else str(found.path)
@@ -110,6 +122,21 @@ class GpuSynthCLI(LightningCLI):
             kwargs["logger"] = False if predicts else _loggers(config.get("default_root_dir") or ROOT, self._last)
         return super().instantiate_trainer(**kwargs)
 
+    def after_instantiate_classes(self) -> None:
+        """Look at data and weights now, as Lightning does after a logger has made the run's folder."""
+        if self.subcommand is None:
+            return
+        if self.subcommand == "predict":
+            check_folder_to_write("model.predict_dir", self.model.predict_dir)
+        else:
+            check_folder_to_write("trainer.default_root_dir", self.trainer.default_root_dir)
+        self.datamodule.trainer = self.trainer
+        self.datamodule.setup(self.subcommand)
+        if self.subcommand != "fit":
+            getattr(self.datamodule, f"{_LOADERS[self.subcommand]}_dataloader")()
+        if self._weights is not None:
+            check_weights(self._weights, self.model)
+
     def before_fit(self) -> None:
         """Compile in place, so that the names of weights stay as they are."""
         if self._get(self.config_init, "compile"):
@@ -134,12 +161,13 @@ def _loggers(root: str, last: Found | None) -> list[TensorBoardLogger | CSVLogge
     return [board, ContinuedCSVLogger(root, last.version, last.logged)]
 
 
-def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
+def train(arguments: Sequence[str], run: bool = True, endings: Mapping[str, str] = MappingProxyType({})) -> GpuSynthCLI:
     """Run Lightning's command line.
 
     Args:
         arguments: Subcommand and options; without the subcommand where nothing is run.
         run: False: only build trainer, model and data.
+        endings: What the help of a subcommand ends with.
     """
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
@@ -149,6 +177,8 @@ def train(arguments: Sequence[str], run: bool = True) -> GpuSynthCLI:
         args=with_packaged_configs(arguments),
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
+        parser_class=_Parser,
+        parser_kwargs={"prog": "gpu-synth", "formatter_class": Help, **{name: {"epilog": text} for name, text in endings.items()}},
         trainer_defaults={"callbacks": [SeedSteps(), SynthesisMonitor(), LearningRateMonitor(), SameOnAllRanks(), best_checkpoint()]},
         run=run,
     )

@@ -17,6 +17,8 @@ from torch.utils.data import get_worker_info
 ORGAN_HU = (-1050.0, 600.0)  # no soft tissue, nor lung, has a mean outside it; raw values with an offset of 1024 have
 SCALED = 10.0  # no CT of a body stays within ± this; windowed and z-scored images do
 LOST_SHARE = 0.02  # of voxels that may change on the way to HU and back: a little clipping is nobody's mistake
+LOOKS = 16  # batches at most, until one holds organ: on a GPU each look waits for the device
+LOOKED_AT = 96  # voxels along an axis at most, evenly spread: enough to tell what a scan holds
 
 
 class Intensity(Protocol):
@@ -74,11 +76,11 @@ class Window:
 
 @dataclass(frozen=True)
 class ZScore:
-    """The batch holds `(HU − mean) / standard deviation`, of HU that may have been clipped first.
+    """The batch holds `(HU − mean) / standard deviation`, of HU that may have been clipped first; or any other linear scaling of HU.
 
     Attributes:
-        mean_hu: What was taken off.
-        std_hu: What the rest was divided by.
+        mean_hu: What was taken off: the HU that became 0.
+        std_hu: What the rest was divided by: the HU in one unit. A window from low to high mapped to [-1, 1] has half its width.
         clip_hu: Lowest and highest HU that were let through, as nnU-Net's CTNormalization does; None: all were.
 
     Raises:
@@ -129,29 +131,54 @@ def back(intensity: Intensity, image: Tensor, image_hu: Tensor, new_image_hu: Te
     """
     new_image = intensity.from_hu(new_image_hu)
     if not image.is_floating_point():
-        new_image = new_image.round()
+        limits = torch.iinfo(image.dtype)
+        new_image = new_image.round().clamp(limits.min, limits.max)
     return torch.where(new_image_hu == image_hu, image, new_image.to(image.dtype))
 
 
 class HUCheck:
-    """Look at the first batch, and say so once if what should be HU does not look like it.
+    """Look at batches until one holds organ, and say so once if what should be HU does not look like it: such data are left as they are.
 
-    The first batch alone is looked at, in one process alone of a DataLoader's workers: on a GPU this one look waits for the device,
-    and no later step does. Tumours are made all the same: only a person can know what the data are.
+    On a GPU a look waits for the device, and no later step does. In a DataLoader the first worker speaks, and decides for all; until it
+    has, each of the others judges its own samples.
     """
 
     def __init__(self) -> None:
-        self._done = torch.zeros((), dtype=torch.bool)
-        self._done.share_memory_()  # type: ignore[no-untyped-call] # workers are made anew in each epoch, from what is here
+        self._looks = torch.tensor(LOOKS)
+        self._fit = torch.tensor(True)
+        for shared in (self._looks, self._fit):
+            shared.share_memory_()  # type: ignore[no-untyped-call] # workers are made anew in each epoch, from what is here
 
-    def __call__(self, intensity: Intensity, image: Tensor, image_hu: Tensor, label: Tensor, organ_label: int) -> None:
-        """Look, unless it was done before."""
-        worker = get_worker_info()
-        if self._done or (worker is not None and worker.id > 0):
-            return
-        self._done.fill_(True)
-        if (trouble := unlike_hu(intensity, image, image_hu, label == organ_label)) is not None:
-            warnings.warn(trouble, stacklevel=2)
+    def __call__(self, intensity: Intensity, image: Tensor, image_hu: Tensor, label: Tensor, organ_label: int) -> bool:
+        """Tell whether the batch may be synthesised into.
+
+        Args:
+            intensity: How it came to HU.
+            image: What the batch held, `(b, 1, i, j, k)`.
+            image_hu: The same in HU, as `intensity` says.
+            label: Its labels.
+            organ_label: Number of the organ.
+        """
+        if self._looks == 0:
+            return bool(self._fit)
+        i, j, k = (-(-n // LOOKED_AT) for n in image.shape[-3:])
+        image, image_hu, label = (x[..., ::i, ::j, ::k] for x in (image, image_hu, label))
+        organ, worker = label == organ_label, get_worker_info()
+        found = bool(organ.any())
+        trouble = unlike_hu(intensity, image, image_hu, organ) if found else None
+        if worker is None or worker.id == 0:
+            self._fit.fill_(trouble is None)
+            self._looks.fill_(0 if found else int(self._looks) - 1)
+            if trouble is None and not found and self._looks == 0:
+                values = ", ".join(f"{value:g}" for value in torch.unique(label)[:10].tolist())
+                warnings.warn(
+                    f"label must hold the organ, got no value {organ_label} in the first {LOOKS} batches, in the last one {values}; "
+                    "name the organ's: TumorSynthesizer(organ_label=...)",
+                    stacklevel=3,
+                )
+            elif trouble is not None:
+                warnings.warn(f"{trouble}. Until then nothing is synthesised", stacklevel=3)
+        return trouble is None
 
 
 def unlike_hu(
@@ -181,8 +208,11 @@ def unlike_hu(
         return (
             f"{held}, {mean:.0f} on average in the organ; add the scan's rescale intercept, or mend intensity: HU() if the batch is in HU"
         )
-    again = intensity.from_hu(image_hu).to(torch.float32)
+    again = intensity.from_hu(image_hu).to(torch.float32)  # of a batch that no clip has cut, much would be cut here
     lost = (again - image).abs()[finite] > 0.01 * (image[finite].max() - image[finite].min())
     if (share := float(lost.float().mean())) > LOST_SHARE:
-        return f"{held}, but the way back changes {100 * share:.0f} % of the voxels; mend intensity, whose two ways undo each other"
+        mend = "two ways that undo each other"
+        if isinstance(intensity, Window):
+            mend = f"ZScore({intensity.low_hu:g}, {intensity.high_hu - intensity.low_hu:g}) if nothing clipped the batch, or {mend}"
+        return f"{held}, but the way back changes {100 * share:.0f} % of the voxels; give {mend}"
     return None

@@ -75,6 +75,10 @@ class SegmentationModule(pl.LightningModule):
             raise ValueError(
                 f"patch_vox must be three multiples of {STRIDE_VOX}, one of them above it, got {list(patch_vox)}; try [64, 64, 32]"
             )
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap must be at least 0 and below 1, got {overlap}; 0.5 is usual")
+        if not (lr > 0 and weight_decay >= 0):
+            raise ValueError(f"lr must be above 0 and weight_decay 0 or more, got {lr} and {weight_decay}")
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, got {ema_decay}; 0.999 is usual")
         self.save_hyperparameters(ignore="network")

@@ -15,15 +15,16 @@ from torch.utils.data import get_worker_info
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.intensity import HU, Intensity
-from gpu_synth.trainers.places import affine_spacing, host_spacing
+from gpu_synth.trainers.places import affine_spacing, host_spacing, process_rank
 from gpu_synth.trainers.step import IntensityStep
 
 
 class RandTumord(MapTransform, RandomizableTransform):  # type: ignore[misc] # MONAI is not typed
     """Put tumours into one sample, on the CPU, in the process that reads it: after its spacing is set, before its intensity is scaled.
 
-    Which tumours is a function of the transform's random state, and of the worker's seed, which differs from worker to worker and from
-    epoch to epoch; `set_random_state` and a seeded loader repeat them. What MONAI knows of the arrays stays with them.
+    Which tumours is a function of the transform's random state, of the worker's seed, which differs from worker to worker and from epoch
+    to epoch, and of the training process; `set_random_state` and a seeded loader repeat them. What MONAI knows of the arrays stays with
+    them.
 
     Args:
         keys: Image and label, `(1, i, j, k)` each, in this order.
@@ -52,7 +53,7 @@ class RandTumord(MapTransform, RandomizableTransform):  # type: ignore[misc] # M
         """Draw the sample's uid."""
         worker = get_worker_info()  # whose seed tells workers apart where a plain DataLoader gave all of them one random state
         drawn = [int(self.R.randint(2**32, dtype=np.uint64)) for _ in range(2)]
-        words = np.random.SeedSequence([*drawn, worker.seed if worker else 0]).generate_state(1, np.uint64)
+        words = np.random.SeedSequence([*drawn, worker.seed if worker else 0, process_rank()]).generate_state(1, np.uint64)
         self.uid = int(words[0] >> np.uint64(2))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -108,7 +109,7 @@ class TumorPrepareBatch(PrepareBatch):  # type: ignore[misc]
         spacing_key: str = "spacing_mm",
     ) -> None:
         if find_spec("ignite") is None:
-            raise ImportError("MONAI's engines need pytorch-ignite; pip install 'gpu-synth[monai]'")
+            raise ImportError("pytorch-ignite must be installed for MONAI's engines, got none; pip install 'gpu-synth[monai]'")
         self.step, self.spacing_mm, self.prepare_batch = IntensityStep(synthesizer, intensity=intensity), spacing_mm, prepare_batch
         self.image_key, self.spacing_key = image_key, spacing_key
 

@@ -10,9 +10,12 @@ from rich.markup import escape
 from rich.progress import track
 
 from gpu_synth.conform import prepare_label
+from gpu_synth.files import check_folder_to_write
+from gpu_synth.formats import read_scan
+from gpu_synth.grids import perpendicular
 from gpu_synth.manifest import load_manifest, write_json
 from gpu_synth.sources import Source, find_sources
-from gpu_synth.volumes import Volume, VolumeError, read_nifti, save_nifti, to_hu, to_ras
+from gpu_synth.volumes import AIR_HU, Volume, VolumeError, read_nifti, save_nifti, to_hu, to_ras
 
 FOLDS = 5  # of nnU-Net's cross-validation; it needs as many cases
 Read = Callable[[], tuple[Volume, Volume, list[str]]]  # image, label, and what was changed or looks odd, in words
@@ -35,7 +38,7 @@ def nnunet_dataset(
         dataset: number of the data set, as in nnUNetv2_train.
         name: its name: the folder is Dataset900_TumorSynth for number 900.
         data_dir: scans from gpu-synth prepare, on their spacing.
-        images: instead, a folder of NIfTI CTs, or a quoted glob; they keep their own grids.
+        images: instead, a folder of NIfTI CTs or of DICOM folders, or a quoted glob; they keep their own grids.
         labels: a folder of NIfTI masks, or a quoted glob; matched to the images by name.
         datalist: instead of both, a Decathlon-style dataset.json.
         organ_labels: values of the masks that are the organ.
@@ -58,6 +61,8 @@ def nnunet_dataset(
     else:
         sources = find_sources(images, labels, datalist)
         cases = {source.name: partial(_from_files, source, organ_labels, tumor_labels) for source in sources}
+    places = {case: (folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "labelsTr" / f"{case}.nii.gz") for case in cases}
+    _refuse_others(folder, [path for place in places.values() for path in place])
     written, refused = 0, 0
     for case, read in track(cases.items(), "writing", console=Console(stderr=True)):
         try:
@@ -65,9 +70,12 @@ def nnunet_dataset(
         except VolumeError as error:
             Console().print(f"[red]refused[/red] {escape(case)}: {escape(str(error))}", soft_wrap=True)
             refused += 1
+            for path in places[case]:  # of a run that ended early
+                path.unlink(missing_ok=True)
             continue
-        save_nifti(folder / "imagesTr" / f"{case}_0000.nii.gz", image.data, image.affine)
-        save_nifti(folder / "labelsTr" / f"{case}.nii.gz", label.data, label.affine)
+        for path, volume in zip(places[case], (image, label), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_nifti(path, volume.data, volume.affine)
         written += 1
         if notes:
             Console().print(f"{escape(case)}: {escape('; '.join(notes))}", soft_wrap=True)
@@ -98,7 +106,7 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def _new_folder(dataset: int, name: str) -> Path:
-    """Make the data set's folder."""
+    """The data set's folder, which is made with the first case."""
     raw = nnunet_folder("nnUNet_raw")
     if not 1 <= dataset <= 999:
         raise ValueError(f"dataset must be a number from 1 to 999, got {dataset}")
@@ -110,9 +118,13 @@ def _new_folder(dataset: int, name: str) -> Path:
         raise ValueError(
             f"dataset must be a number not yet in use in {raw}, got {dataset}, which is {others[0]}; choose another or remove it"
         )
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    return folder
+    return check_folder_to_write("nnUNet_raw", folder)
+
+
+def _refuse_others(folder: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder in which other files lie than this data set's: nnU-Net takes each for a case."""
+    if others := sorted(set(folder.glob("*Tr/*")) - set(paths)):
+        raise ValueError(f"{folder} must hold nothing but these cases, got {others[0].relative_to(folder)}; remove it")
 
 
 def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
@@ -122,7 +134,8 @@ def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
 
 def _from_files(source: Source, organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> tuple[Volume, Volume, list[str]]:
     """A CT on its own grid, turned to RAS, and its mask on the same."""
-    hu, notes = to_hu(source.image, read_nifti(source.image))
-    image = to_ras(hu)
+    scan, read_notes = read_scan(source.image)
+    hu, notes = to_hu(source.image, scan)
+    image, tilt = perpendicular(to_ras(hu), AIR_HU)
     label, label_notes = prepare_label(source, image, organ_labels, tumor_labels)
-    return image, label, notes + label_notes
+    return image, label, read_notes + notes + tilt + label_notes

@@ -16,7 +16,7 @@ from rich.progress import track
 from gpu_synth import TumorSynthesizer
 from gpu_synth.manifest import write_json
 from gpu_synth.trainers.nnunet_dataset import nnunet_folder
-from gpu_synth.trainers.nnunet_options import MARK, synthesizer
+from gpu_synth.trainers.nnunet_options import MARK, mark, synthesizer
 
 MARGIN_VOX = 16  # around the organ, so that nothing that synthesis looks at is cut
 DRAWS = 16  # of lesions at least, shared out among the cases: a few lesions tell little of what a preset draws
@@ -59,7 +59,7 @@ def nnunet_fingerprint(*, dataset: int, cases: int = 50, processes: int = 8) -> 
         image, properties = reader.read_images(case["images"])
         label, _ = reader.read_seg(case["label"])
         lesions += [lesion_hu(synth, image, label, properties["spacing"], n * draws + uid) for uid in range(draws)]
-    widen(preprocessed / found[0].name / "dataset_fingerprint.json", np.concatenate(lesions), synth.preset.name)
+    widen(preprocessed / found[0].name / "dataset_fingerprint.json", np.concatenate(lesions), synth)
 
 
 def lesion_hu(
@@ -87,13 +87,13 @@ def lesion_hu(
     return np.random.default_rng(uid).choice(values, VOXELS_A_DRAW) if len(values) else values
 
 
-def widen(path: Path, lesions: NDArray[np.float32], preset: str) -> None:
+def widen(path: Path, lesions: NDArray[np.float32], synth: TumorSynthesizer) -> None:
     """Move a fingerprint's limits of HU out to those of lesions; its mean and standard deviation stay.
 
     Args:
         path: `dataset_fingerprint.json`.
         lesions: HU of lesion voxels.
-        preset: What they were drawn from.
+        synth: What they were made with.
 
     Raises:
         ValueError: There is no lesion, so that there is nothing to widen to.
@@ -106,10 +106,10 @@ def widen(path: Path, lesions: NDArray[np.float32], preset: str) -> None:
     before = hu["percentile_00_5"], hu["percentile_99_5"]
     hu["percentile_00_5"], hu["percentile_99_5"] = min(before[0], low), max(before[1], high)
     hu["min"], hu["max"] = min(hu["min"], float(lesions.min())), max(hu["max"], float(lesions.max()))
-    hu[MARK] = preset
+    hu[MARK] = mark(synth)
     write_json(path, record)
     Console().print(
-        f"healthy organs: {before[0]:.0f} to {before[1]:.0f} HU; lesions of preset {preset!r}: {low:.0f} to {high:.0f} HU; "
+        f"healthy organs: {before[0]:.0f} to {before[1]:.0f} HU; lesions of preset {synth.preset.name!r}: {low:.0f} to {high:.0f} HU; "
         f"nnU-Net will clip to {hu['percentile_00_5']:.0f} to {hu['percentile_99_5']:.0f} HU\n"
         "now run nnUNetv2_plan_and_preprocess, without --clean, which would measure anew",
         soft_wrap=True,

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from gpu_synth import TumorSynthesizer, presets
+from gpu_synth.presets import Preset
 
 VARIABLE = "nnUNet_tumorSynth"
-MARK = "tumor_synth"  # among a fingerprint's intensities: taken with synthetic tumours in the organs
+MARK = "tumor_synth"  # among a fingerprint's intensities: which synthetic tumours it was taken with
 
 
 def synthesizer(defaults: Mapping[str, Any], axial_axis: int, **fixed: Any) -> TumorSynthesizer:
@@ -35,3 +37,11 @@ def synthesizer(defaults: Mapping[str, Any], axial_axis: int, **fixed: Any) -> T
     if hasattr(presets.get(str(options["preset"])), "axial_axis"):
         options.setdefault("axial_axis", axial_axis)
     return TumorSynthesizer(**options)
+
+
+def mark(synth: TumorSynthesizer) -> str:
+    """Name what lesions are drawn from, so that a fingerprint and a training that have the same words have the same lesions."""
+    preset = synth.preset
+    if isinstance(preset, Preset):  # its axis is that of the arrays, which the plans may transpose
+        preset = replace(preset, axial_axis=0)
+    return f"{preset.name} {preset.digest()}"

@@ -1,10 +1,12 @@
 """Where other people's batches hold image, label and spacing: dicts, tuples, parts of a CombinedLoader, MONAI's MetaTensors."""
 
+import os
 from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import get_rank, is_available, is_initialized
 
 Key = str | int
 
@@ -61,3 +63,10 @@ def on_host(spacing_mm: Any) -> Any:
     if len(tensors) == 3 and all(isinstance(x, Tensor) and x.ndim == 1 for x in tensors):
         spacing_mm = torch.stack(list(tensors), 1)
     return spacing_mm.tolist() if isinstance(spacing_mm, Tensor) else spacing_mm
+
+
+def process_rank() -> int:
+    """Which of a training's processes this is, or the worker process of which: launchers seed all of them alike."""
+    if is_available() and is_initialized():
+        return int(get_rank())
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))  # a spawned worker knows no more

@@ -1,4 +1,4 @@
-"""CT files to segment, as they come from a scanner."""
+"""Whole scans: prepared ones to validate and test on, and CT files to segment, as they come from a scanner."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,40 @@ import torch
 from torch.utils.data import Dataset
 
 from gpu_synth.conform import prepare_ct
+from gpu_synth.manifest import Case, Manifest, read_patch
 from gpu_synth.sources import find_files, stem
+from gpu_synth.trainers.patches import Sample
+
+HELD_OUT_UID = 1 << 62  # held-out scans' uids begin here: no training run counts so far
+
+
+class HeldOutDataset(Dataset[Sample]):
+    """Whole scans, or whole organs with a margin, under uids that never change.
+
+    Args:
+        manifest: Prepared data.
+        cases: The held-out cases.
+        margin_mm: What is kept around the organ; None: the whole scan.
+    """
+
+    def __init__(self, manifest: Manifest, cases: Sequence[Case], margin_mm: float | None) -> None:
+        self.manifest, self.cases, self.margin_mm = manifest, cases, margin_mm
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, number: int) -> Sample:
+        """Read a case, as `PatchDataset` does; and whether it is `repeated`, see `ScanSampler`."""
+        repeated, case = number >= len(self.cases), self.cases[number := number % len(self.cases)]
+        start, end = [0, 0, 0], list(case.shape)
+        if self.margin_mm is not None:
+            margin = [round(self.margin_mm / spacing) for spacing in case.spacing_mm]
+            start = [max(0, first - m) for first, m in zip(case.organ_bbox_vox[0], margin, strict=True)]
+            end = [min(n, last + m) for last, m, n in zip(case.organ_bbox_vox[1], margin, case.shape, strict=True)]
+        size = [b - a for a, b in zip(start, end, strict=True)]
+        image, label = read_patch(self.manifest, case, start, size)
+        uid = torch.tensor(HELD_OUT_UID + number, dtype=torch.int64)
+        return {"image": image, "label": label, "spacing_mm": case.spacing_mm, "uid": uid, "repeated": repeated}
 
 
 class ScanDataset(Dataset[dict[str, Any]]):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth import TumorSynthesizer
+from gpu_synth.checks import check_images
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.plan_base import Spacing
 from gpu_synth.trainers.intensity import HU, HUCheck, Intensity, back
@@ -163,10 +164,12 @@ class SynthesisStep:
 class IntensityStep(SynthesisStep):
     """A synthesis step for other people's batches: of HU or what became of it, integers or not, with labels integer or floating.
 
+    What does not look like HU stays as it is, is said once, and counted as skipped; see `HUCheck`.
+
     Args:
         synthesizer: In training mode.
         soft_labels: Hand over how much of each voxel is lesion, too; without a CUDA graph.
-        intensity: What the images hold; the first batch is looked at, see `HUCheck`.
+        intensity: What the images hold.
 
     Raises:
         ValueError: The synthesizer's preset has no soft labels.
@@ -201,8 +204,11 @@ class IntensityStep(SynthesisStep):
         held_in_hu = image.is_floating_point() and isinstance(self.intensity, HU)
         image_hu = self.intensity.to_hu(image if held_in_hu else image.to(torch.promote_types(image.dtype, torch.float32)))
         whole = label.round().to(torch.int32) if label.is_floating_point() else label
+        check_images(image_hu, whole, self.synthesizer.organ_label, self.synthesizer.tumor_label)
+        if not self._check(self.intensity, image, image_hu, whole, self.synthesizer.organ_label):
+            self.synthesizer.count(torch.tensor([0, len(image)], device=image.device))
+            return self._result(image, label, torch.zeros_like(image_hu))
         new_image, new_label, *soft = super().__call__(image_hu, whole, spacing_mm, uid, aimed)
-        self._check(self.intensity, image, image_hu, whole, self.synthesizer.organ_label)
         if image is not image_hu:
             new_image = back(self.intensity, image, image_hu, new_image)
         return new_image, new_label.to(label.dtype), *soft

@@ -7,6 +7,7 @@ import torch
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.trainers.intensity import HU, Intensity
+from gpu_synth.trainers.places import process_rank
 from gpu_synth.trainers.step import IntensityStep
 
 try:
@@ -14,7 +15,7 @@ try:
     from torchio.transforms import Transform
     from torchio.transforms.augmentation import RandomTransform
 except ImportError as error:
-    raise ImportError("gpu_synth.trainers.torchio needs TorchIO; pip install 'gpu-synth[torchio]'") from error
+    raise ImportError(f"TorchIO must be installed, got {error}; pip install 'gpu-synth[torchio]'") from error
 
 
 class Tumor(Transform):
@@ -82,7 +83,7 @@ class RandomTumor(RandomTransform):
     def apply_transform(self, subject: Subject) -> Subject:
         """Draw a uid, and alter the subject with it; errors are those of `Tumor`."""
         tumor = copy(self.tumor)  # a shallow one: the first subject alone is looked at, see HUCheck
-        tumor.uid = int(torch.randint(2**62, ()))
+        tumor.uid = int(torch.randint(2**62, ())) ^ process_rank() << 40  # a launcher seeds the processes of a training alike
         altered: Subject = tumor(subject)
         return altered
 

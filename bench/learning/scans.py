@@ -15,7 +15,7 @@ from gpu_synth.files import whole_file
 from gpu_synth.manifest import Case, Manifest, read_patch
 from gpu_synth.phantom import PHASES, phantom
 from gpu_synth.prepare import prepare
-from gpu_synth.trainers.data import HELD_OUT_UID
+from gpu_synth.trainers.scans import HELD_OUT_UID
 from gpu_synth.volumes import save_nifti
 
 FIELD_MM = (320.0, 260.0, 220.0)  # of a phantom: its liver, and what lies around it

@@ -23,9 +23,9 @@ from gpu_synth.evaluate.pictures import picture, worst
 from gpu_synth.evaluate.report import Picture, report
 from gpu_synth.evaluate.summary import Evaluation, Model, as_json, headline, summarise
 from gpu_synth.evaluate.tables import case_rows, lesion_rows, write_csv
-from gpu_synth.files import whole_file
+from gpu_synth.files import check_folder_to_write, whole_file
 from gpu_synth.manifest import write_json
-from gpu_synth.pool import each
+from gpu_synth.pool import check_workers, each
 
 
 def evaluate(
@@ -70,15 +70,16 @@ def evaluate(
         OSError: The folder cannot be written.
     """
     settings = _settings(organ_labels, tumor_labels, predicted_organ_labels, predicted_tumor_labels, postprocess)
+    check_workers(workers)
     pairing = pair(references, predictions, compare, probabilities, images)
     wheres = [predictions] if compare is None else [predictions, compare]
     models = [Model(*row) for row in zip(_names(wheres), wheres, pairing.extra, pairing.has_probabilities, strict=True)]
-    root = Path(out)
-    root.mkdir(parents=True, exist_ok=True)
+    root = check_folder_to_write("out", out)
     cases, refused = _score(pairing.cases, settings, workers)
     found = Evaluation(references, settings, models, cases, refused, [summarise(cases, n) for n in range(len(models))])
     page = report(found, _pictures(cases, pairing.cases, settings))
     scores = _scores_json(found)
+    root.mkdir(parents=True, exist_ok=True)
     write_json(root / "scores.json", scores)
     write_csv(root / "cases.csv", case_rows(cases, refused, found.names))
     write_csv(root / "lesions.csv", lesion_rows(cases, found.names))

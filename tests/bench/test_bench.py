@@ -17,6 +17,7 @@ from gpu_synth.bench.case import Case, Operation, Setting
 from gpu_synth.bench.measure import Result, Row, measure, ratios
 from gpu_synth.bench.report import as_json, as_text, show
 from gpu_synth.bench.timing import Spent, cuda_times, host_times
+from gpu_synth.cli import main
 from gpu_synth.presets import SIZE_CLASSES
 
 CPU = torch.device("cpu")
@@ -178,7 +179,7 @@ def test_cuda_clocks_agree():
 
 def test_the_command_writes_a_file_and_prints_a_table(tmp_path, capsys):
     out = tmp_path / "result.json"
-    assert run.bench(["blend", "gaussian"], device="cpu", seconds=0.0, tests=False, out=out) == 0
+    assert run.bench(["blend", "gaussian"], device="cpu", seconds=0.0, tests=False, out=out).failures == []
     content = json.loads(out.read_text())
     assert [row["name"] for row in content["rows"]] == ["gaussian", "blend"]
     assert content["synthesis_to_reference"] is None
@@ -190,7 +191,7 @@ def test_nothing_is_measured_on_a_red_test(tmp_path, monkeypatch):
     (tmp_path / "tests" / "kernels").mkdir(parents=True)
     (tmp_path / "tests" / "kernels" / "test_blend.py").write_text("def test_red():\n    assert False\n")
     monkeypatch.setattr(run, "REPOSITORY", tmp_path)
-    assert run.bench(["blend"], device="cpu", out=tmp_path / "result.json") == 1
+    assert run.bench(["blend"], device="cpu", out=tmp_path / "result.json") is None
     assert not (tmp_path / "result.json").exists()
 
 
@@ -213,7 +214,7 @@ def test_a_row_that_fails_is_told_and_the_others_are_measured(error, code, tmp_p
     broken = Operation("broken", "", ("x",), settings, fails)
     works = Operation("works", "", ("x",), settings, lambda device, setting: Case(lambda: torch.zeros(9)))
     monkeypatch.setattr(run, "OPERATIONS", (broken, works))
-    assert run.bench(device="cpu", seconds=0.0, tests=False, out=tmp_path / "result.json") == code
+    assert main(["bench", "--device", "cpu", "--seconds", "0", "--tests", "false", "--out", str(tmp_path / "result.json")]) == code
     content = json.loads((tmp_path / "result.json").read_text())
     assert [row["name"] for row in content["rows"]] == ["works"]
     assert content["not_measured"][0]["why"] == str(error)

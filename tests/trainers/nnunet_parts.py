@@ -1,5 +1,7 @@
 """Parts of the nnU-Net trainer, tested where nnU-Net is installed: `test_nnunet.py` runs this file in that environment."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +23,7 @@ from scans import scans
 import gpu_synth.trainers.nnunet as folder
 from gpu_synth.trainers.intensity import HUCheck, ZScore
 from gpu_synth.trainers.nnunet import nnUNetTrainerTumorSynth as trainers
-from gpu_synth.trainers.nnunet_options import synthesizer
+from gpu_synth.trainers.nnunet_options import mark, synthesizer
 
 CPU = torch.device("cpu")
 PATCH = (16, 24, 24)
@@ -192,6 +194,14 @@ def test_nnunet_finds_the_trainers(name, monkeypatch, capsys):
     assert issubclass(found, nnUNetTrainer)
 
 
+def test_nnunet_finds_the_one_that_the_example_writes(tmp_path, monkeypatch):
+    script = (Path(folder.__path__[0]).parent / "examples" / "nnunet.sh").read_text()
+    (name, text) = re.search(r"own_trainers/(\w+)\.py <<'OWN'\n(.*?)\nOWN\n", script, re.DOTALL).groups()
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    assert issubclass(recursive_find_trainer_class_by_name(name), trainers.nnUNetTrainerTumorSynth)
+
+
 def test_the_one_without_augmentation_mirrors_nothing():
     made = object.__new__(trainers.nnUNetTrainerTumorSynthNoDA)
     made.device = CPU
@@ -246,9 +256,15 @@ def test_regions_and_ignored_voxels_are_handled():
     assert full[:, 1].any()
 
 
-@pytest.mark.parametrize("marked", [True, False], ids=["widened", "as-nnunet-measured"])
-def test_plans_that_clip_lesions_are_told(marked):
-    found = {"mean": 100.0, "std": 20.0, "percentile_00_5": 40.0, "percentile_99_5": 160.0, **({"tumor_synth": "liver"} if marked else {})}
+@pytest.mark.parametrize(
+    ("measured_with", "says"),
+    [(None, "without synthetic tumours"), ({"preset": "pancreas"}, "with those of 'pancreas"), ({}, None)],
+    ids=["as-nnunet-measured", "of-other-lesions", "widened"],
+)
+def test_plans_that_clip_lesions_are_told(measured_with, says):
+    found = {"mean": 100.0, "std": 20.0, "percentile_00_5": 40.0, "percentile_99_5": 160.0}
+    if measured_with is not None:
+        found["tumor_synth"] = mark(synthesizer(measured_with, axial_axis=2))
     said = []
     made = trainer(
         configuration_manager=SimpleNamespace(**CT),
@@ -256,8 +272,18 @@ def test_plans_that_clip_lesions_are_told(marked):
         print_to_log_file=said.append,
     )
     assert made._intensity() == ZScore(100.0, 20.0, (40.0, 160.0))
-    assert bool(said) != marked
-    assert all("40 to 160 HU" in line and "gpu-synth nnunet-fingerprint" in line for line in said)
+    assert len(said) == (says is not None)
+    assert all(says in line and "40 to 160 HU" in line and "gpu-synth nnunet-fingerprint" in line for line in said)
+
+
+def test_images_that_do_not_come_back_as_hu_are_left_as_they_are():
+    """Plans of another data set: the organ would be at thousands of HU."""
+    made, given = trainer(), batch()
+    made.intensity = ZScore(3000.0, 20.0)
+    with pytest.warns(UserWarning, match="on average in the organ"):
+        out = made.synthesized(given)
+    assert torch.equal(out["data"], given["data"])
+    assert not (out["target"] == 2).any()
 
 
 def test_axes_and_spacing_follow_the_plans(tmp_path, monkeypatch):

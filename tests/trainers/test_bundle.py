@@ -136,6 +136,19 @@ def test_a_bundle_goes_on_with_the_tumours_to_come(bundle, tmp_path_factory):
     assert parser.get_parsed_content("synthesizer").seed == 0
 
 
+def test_every_process_of_several_goes_on(bundle):
+    """The Model Zoo's multi_gpu_train.json gives all but the first process the first handlers only, and an `initialize` of its own."""
+    other = {"train#trainer#train_handlers": "$@train#handlers[:-2]", "initialize": ["$monai.utils.set_determinism(0)"]}
+    (bundle / "configs" / "multi_gpu_train.json").write_text(json.dumps(other))
+    whole, _ = run(bundle, FRAGMENT, **PROB)
+    seen = [*whole.seen]
+    (bundle / "models").joinpath("synthesizer_synthesizer_epoch=2.pt").unlink()
+    run(bundle, FRAGMENT, **PROB, **{"train#trainer#max_epochs": 1})
+    second, _ = run(bundle, str(bundle / "configs" / "multi_gpu_train.json"), FRAGMENT, **PROB, **{"train#trainer#max_epochs": 1})
+    assert not second.validated, "its handlers are as the bundle says"
+    assert all(torch.equal(a, b) for a, b in zip(seen[2:], second.seen, strict=True))
+
+
 def test_the_command_that_the_fragment_names(bundle):
     """As a user would: from the bundle's folder, the fragment copied into it."""
     (bundle / "monai_bundle.yaml").write_text(Path(FRAGMENT).read_text())

@@ -11,7 +11,8 @@ from tiny_training import Recorder, data_of, trainer_of, write_scan
 from gpu_synth.manifest import load_case, load_manifest
 from gpu_synth.prepare import prepare
 from gpu_synth.trainers.augment import window
-from gpu_synth.trainers.data import HELD_OUT_UID, OrdinalSampler
+from gpu_synth.trainers.data import OrdinalSampler
+from gpu_synth.trainers.scans import HELD_OUT_UID
 
 
 def same(a: dict, b: dict) -> bool:
@@ -185,7 +186,7 @@ def test_overrides_reach_both_synthesizers(cache):
     ("options", "says"),
     [
         ({"val_cases": ("case0", "case1", "case2", "case3")}, "must hold a case that is not held out"),
-        ({"val_cases": ("case9",)}, "case must be one of"),
+        ({"val_cases": ("case9",)}, "val_cases must name prepared cases, got case9"),
         ({"samples_per_epoch": 1}, r"samples_per_epoch must be at least batch_size 2 × 1 process\(es\), got 1; raise it, or lower batch_"),
     ],
     ids=["all-held-out", "unknown-case", "too-few-samples"],

@@ -14,7 +14,9 @@ from adapted import SPACING_MM, scans
 
 from gpu_synth.trainers.intensity import Window
 
-EXAMPLES = sorted(Path(str(files("gpu_synth.trainers"))).glob("examples/*.py"))
+ALL = sorted(Path(str(files("gpu_synth.trainers"))).glob("examples/*.*"))
+EXAMPLES = [path for path in ALL if path.suffix == ".py"]  # nnunet.sh: test_nnunet.py
+VALIDATES = {"accelerate_loop", "bare_loop", "lightning_module"}
 PAGE = Path(__file__).parents[2] / "trainers" / "README.md"
 TUMOUR = re.compile(r"^(?!validation).*?(\d+) (?:voxels of tumour|lesions made)", re.MULTILINE)
 
@@ -27,11 +29,12 @@ def test_an_example_trains_on_tumours(example, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert sum(int(count) for count in TUMOUR.findall(done.stdout)) > 20, done.stdout
     validation = [line for line in done.stdout.splitlines() if line.startswith("validation")]
+    assert bool(validation) == (example.stem in VALIDATES), done.stdout
     assert all(line.endswith(" 0 voxels of tumour") for line in validation), done.stdout
     assert not re.search("must lead to HU|gpu_synth", done.stderr), done.stderr
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+@pytest.mark.parametrize("example", ALL, ids=[path.stem for path in ALL])
 def test_an_example_is_short_and_named_like_no_package(example):
     """Its folder comes first on the import path when it is run: a file `monai.py` there would be imported for MONAI."""
     assert len(example.read_text().splitlines()) <= 40
@@ -60,7 +63,7 @@ def test_the_guide_runs_and_is_short():
 def test_files_and_names_of_the_page_exist():
     text = PAGE.read_text()
     assert all((PAGE.parent / name).is_file() for name in re.findall(r"\]\(([^)#]+)\)", text))
-    assert {f"trainers/examples/{path.name}" for path in EXAMPLES} <= {
+    assert {f"trainers/examples/{path.name}" for path in ALL} <= {
         f"trainers/{name}" for name in re.findall(r"\]\((examples/[^)]+)\)", text)
     }
     project = (PAGE.parents[1] / "pyproject.toml").read_text()

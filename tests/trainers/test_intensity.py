@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.phantom import phantom
-from gpu_synth.trainers.intensity import HU, HUCheck, Intensity, Inverse, Window, ZScore, back
+from gpu_synth.trainers.intensity import HU, LOOKS, HUCheck, Intensity, Inverse, Window, ZScore, back
 from gpu_synth.trainers.step import IntensityStep
 
 SPACING_MM = (6.0, 6.0, 6.0)
@@ -77,6 +77,14 @@ def test_nan_stays_and_does_not_spread():
     torch.testing.assert_close(came, torch.tensor([0.1, float("nan"), 0.5]), equal_nan=True)
 
 
+def test_integers_that_cannot_hold_a_lesion_hold_their_limits():
+    """Not what is left of it modulo 256, which would be a bright lesion for a dark one."""
+    way = Inverse(lambda image: image * 10 - 200, lambda image_hu: (image_hu + 200) / 10)
+    image = torch.tensor([0, 250, 128], dtype=torch.uint8)
+    came = back(way, image, way.to_hu(image.float()), torch.tensor([-300.0, 2600.0, 500.0]))
+    assert came.tolist() == [0, 255, 70]
+
+
 @pytest.mark.parametrize(
     ("intensity", "image", "word"),
     [
@@ -86,22 +94,59 @@ def test_nan_stays_and_does_not_spread():
         (HU(), SCAN.image + 1024, r"1\d\d\d on average in the organ; add the scan's rescale intercept"),
         (Window(-200.0, 300.0), SCAN.image, r"got Window .* on average in the organ; .*HU\(\) if the batch is in HU"),
         (ZScore(80.0, 40.0), SCAN.image, r"got ZScore .* on average in the organ"),
-        (Window(-200.0, 300.0), ZScore(0.0, 200.0).from_hu(SCAN.image), r"the way back changes \d+ % of the voxels; mend intensity"),
+        (Window(-200.0, 300.0), ZScore(0.0, 200.0).from_hu(SCAN.image), r"the way back changes \d+ % of the voxels; give ZScore"),
         (Inverse(double, double), halve(SCAN.image), "got Inverse .* the way back changes"),
     ],
     ids=["window", "z-score", "8-bit", "raw", "HU twice", "HU scaled", "another scaling", "no inverse"],
 )
-def test_what_is_no_hu_is_said_once(intensity, image, word):
-    step = IntensityStep(TumorSynthesizer(), intensity=intensity)
-    with pytest.warns(UserWarning, match=word) as said:
-        step(image, SCAN.label, SPACING_MM)
+def test_what_is_no_hu_is_said_once_and_left_as_it_is(intensity, image, word):
+    step = IntensityStep(TumorSynthesizer(prob=1.0), soft_labels=True, intensity=intensity)
+    with pytest.warns(UserWarning, match=f"{word}.* Until then nothing is synthesised") as said:
+        first = step(image, SCAN.label, SPACING_MM)
     assert len(said) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        step(image, SCAN.label, SPACING_MM)
+        second = step(image, SCAN.label, SPACING_MM)
+    for same_image, same_label, share in (first, second):
+        assert torch.equal(same_image, image)
+        assert torch.equal(same_label, SCAN.label)
+        assert not share.any()
+    assert (step.synthesizer.lesions, step.synthesizer.skipped) == (0, 4)
 
 
-@pytest.mark.parametrize("crop", ["air", "organ", "constant"])
+def test_a_scaling_without_a_clip_is_told_its_way_back():
+    """MONAI's ScaleIntensityRanged clips only where it is asked to."""
+    unclipped = (SCAN.image + 200) / 500
+    with pytest.warns(UserWarning, match=r"ZScore\(-200, 500\) if nothing clipped the batch"):
+        made(Window(-200.0, 300.0), unclipped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image, label = made(ZScore(-200.0, 500.0), unclipped)
+    assert (label == 2).any()
+    torch.testing.assert_close(image * 500 - 200, made(HU(), unclipped * 500 - 200)[0], rtol=0, atol=0.05)
+
+
+def test_the_first_batch_that_holds_organ_is_judged():
+    """Crops of padding or air tell nothing, whatever their values; with the organ in sight, raw values of an offset do."""
+    step = IntensityStep(TumorSynthesizer(prob=1.0))
+    nothing = torch.zeros_like(SCAN.image), torch.zeros_like(SCAN.label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [step(*nothing, SPACING_MM) for _ in range(LOOKS - 1)]
+    with pytest.warns(UserWarning, match="on average in the organ; add the scan's rescale intercept"):
+        step(SCAN.image + 1024, SCAN.label, SPACING_MM)
+
+
+def test_a_label_that_never_holds_the_organ_is_told():
+    step = IntensityStep(TumorSynthesizer(prob=1.0))
+    with pytest.warns(UserWarning, match=rf"no value 1 in the first {LOOKS} batches, in the last one 0, 6; name .*organ_label") as said:
+        [step(SCAN.image, SCAN.label * 6, SPACING_MM) for _ in range(LOOKS + 2)]
+    assert len(said) == 1
+    _, label = IntensityStep(TumorSynthesizer(prob=1.0, organ_label=6))(SCAN.image, SCAN.label * 6, SPACING_MM)
+    assert (label == 2).any()
+
+
+@pytest.mark.parametrize("crop", ["air", "organ", "constant", "all"])
 def test_nothing_is_said_of_crops_of_ct(crop):
     image = SCAN.image[:1].clone()
     if crop == "constant":
@@ -111,7 +156,7 @@ def test_nothing_is_said_of_crops_of_ct(crop):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        HUCheck()(HU(), image[index], image[index], SCAN.label[:1][index], 1)
+        assert HUCheck()(HU(), image[index], image[index], SCAN.label[:1][index], 1)
 
 
 class Scaled:
@@ -126,14 +171,16 @@ class Scaled:
     def __getitem__(self, n):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            self.check(HU(), SCAN.image / 1000, SCAN.image / 1000, SCAN.label, 1)
-        return len(said)
+            fit = self.check(HU(), SCAN.image / 1000, SCAN.image / 1000, SCAN.label, 1)
+        return len(said), fit
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_is_said_once_by_all_workers_in_all_epochs(workers):
     loader = DataLoader(Scaled(), batch_size=1, num_workers=workers)
-    assert sum(int(said) for _ in range(2) for said in loader) == 1
+    seen = [(int(said), bool(fit)) for _ in range(2) for said, fit in loader]
+    assert sum(said for said, _ in seen) == 1
+    assert not any(fit for _, fit in seen), "nor does one of them paint, which may have come before the one that speaks"
 
 
 @pytest.mark.parametrize("way", WAYS)

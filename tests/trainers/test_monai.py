@@ -79,11 +79,25 @@ def test_a_random_state_is_honoured():
 @pytest.mark.parametrize("workers", [0, 2, 4])
 def test_no_two_samples_are_alike_within_an_epoch_or_in_the_next(workers, loader):
     """One scan eight times over, so that tumours alone make a difference; plain DataLoaders give all workers MONAI's one random state."""
+    torch.manual_seed(0)
     dataset = Dataset(samples(1, meta=True) * 8, Compose([rand_tumor()]))
-    seen = [
-        batch["image"] for _ in range(2) for batch in loader(dataset, batch_size=1, num_workers=workers, collate_fn=lambda items: items[0])
-    ]
+    batches = loader(dataset, batch_size=1, num_workers=workers, collate_fn=lambda items: items[0])
+    seen = [batch["image"] for _ in range(2) for batch in batches]
     assert len(seen) == 16
+    assert all_differ(seen)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_of_one_training_draw_apart_though_they_are_seeded_alike(workers, monkeypatch):
+    """As Lightning's seed_everything and MONAI's set_determinism do, in every process the same."""
+    seen = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        set_determinism(7)
+        loader = DataLoader(Dataset(samples(1, meta=True) * 2, rand_tumor()), batch_size=1, num_workers=workers)
+        seen += [batch["image"].as_tensor()[0] for batch in loader]
+    set_determinism(None)
+    assert len(seen) == 6
     assert all_differ(seen)
 
 
@@ -240,5 +254,5 @@ def test_what_is_missing_is_named():
 
 def test_without_ignite_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ignite", None)
-    with pytest.raises(ImportError, match=r"pip install 'gpu-synth\[monai\]'"):
+    with pytest.raises(ImportError, match=r"pytorch-ignite must be installed .*; pip install 'gpu-synth\[monai\]'"):
         TumorPrepareBatch(synthesizer())

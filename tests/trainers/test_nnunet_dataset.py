@@ -10,7 +10,7 @@ from gpu_synth.cli import main
 from gpu_synth.phantom import phantom
 from gpu_synth.trainers.nnunet_dataset import nnunet_dataset
 from gpu_synth.trainers.nnunet_fingerprint import lesion_hu, widen
-from gpu_synth.trainers.nnunet_options import synthesizer
+from gpu_synth.trainers.nnunet_options import mark, synthesizer
 from gpu_synth.volumes import read_nifti, save_nifti
 
 SPACING_MM = (6.0, 5.0, 7.0)
@@ -88,6 +88,21 @@ def test_a_case_that_cannot_be_used_is_left_out_and_said(raw, files, capsys):
     assert json.loads((raw / "Dataset017_TumorSynth" / "dataset.json").read_text())["numTraining"] == 2
 
 
+def test_a_run_that_ended_early_leaves_nothing_behind(raw, files):
+    """Each file in imagesTr is a case to nnU-Net: one that is refused now goes, one that is nobody's is told."""
+    folder = raw / "Dataset017_TumorSynth"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "imagesTr" / "p1_0000.nii.gz").write_bytes(b"half a file")
+    options = {"dataset": 17, "images": files / "cts", "labels": files / "masks", "organ_labels": (5,)}
+    (folder / "imagesTr" / "other_0000.nii.gz").touch()
+    with pytest.raises(ValueError, match=r"must hold nothing but these cases, got imagesTr/other_0000.nii.gz; remove it"):
+        nnunet_dataset(**options)
+    (folder / "imagesTr" / "other_0000.nii.gz").unlink()
+    save_nifti(files / "masks" / "p1.nii.gz", np.zeros(SHAPE, np.uint8), np.diag([-6.0, -5.0, 7.0, 1.0]))
+    assert nnunet_dataset(**options) == 1
+    assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == ["p0_0000.nii.gz", "p2_0000.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -130,19 +145,27 @@ HU = {"mean": 100.0, "median": 101.0, "std": 20.0, "min": 10.0, "max": 190.0, "p
 def test_only_the_limits_move_and_only_outwards(tmp_path, lesions, limits, extremes):
     path = tmp_path / "dataset_fingerprint.json"
     path.write_text(json.dumps({**FINGERPRINT, "foreground_intensity_properties_per_channel": {"0": HU}}))
-    widen(path, np.repeat(np.array(lesions, np.float32), 1000), "liver")
+    widen(path, np.repeat(np.array(lesions, np.float32), 1000), synthesizer({}, axial_axis=0))
     after = json.loads(path.read_text())
     new = after["foreground_intensity_properties_per_channel"]["0"]
     assert (new["percentile_00_5"], new["percentile_99_5"]) == limits
     assert (new["min"], new["max"]) == extremes
     assert {key: new[key] for key in ("mean", "median", "std")} == {key: HU[key] for key in ("mean", "median", "std")}
-    assert new["tumor_synth"] == "liver"
+    assert new["tumor_synth"] == mark(synthesizer({"prob": 0.5, "seed": 9}, axial_axis=1))
     assert after["spacings"] == FINGERPRINT["spacings"]
+
+
+def test_a_mark_tells_lesions_of_other_hu_from_these(monkeypatch):
+    monkeypatch.delenv("nnUNet_tumorSynth", raising=False)
+    marks = [mark(synthesizer({"preset": name}, axial_axis=axis)) for name in ("liver", "pancreas", "liver-hu2022") for axis in (0, 2)]
+    assert marks[::2] == marks[1::2], "whichever way the arrays lie"
+    darker = mark(synthesizer({"preset": "liver-hu2022", "contrast_hu": (-300.0, -200.0)}, axial_axis=0))
+    assert len({*marks, darker}) == 4
 
 
 def test_no_lesion_is_no_fingerprint(tmp_path):
     with pytest.raises(ValueError, match="organ must hold a lesion"):
-        widen(tmp_path / "none.json", np.empty(0, np.float32), "liver")
+        widen(tmp_path / "none.json", np.empty(0, np.float32), synthesizer({}, axial_axis=0))
 
 
 def test_lesions_are_measured_in_nnunets_axes_and_healthy_limits_would_cut_them():

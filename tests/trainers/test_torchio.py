@@ -1,8 +1,5 @@
 """TorchIO: a transform of subjects, its history, its loaders."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torchio as tio
@@ -59,6 +56,15 @@ def test_torchs_seed_and_p_are_honoured():
     assert all(torch.equal(a, b) for a, b in zip(three(1), three(1), strict=True))
     assert not altered(RandomTumor(synthesizer(), p=0)(given)["ct"].data)
     assert torch.equal(RandomTumor(synthesizer(prob=0.0))(given)["ct"].data, given["ct"].data)
+
+
+def test_processes_of_one_training_draw_apart_though_they_are_seeded_alike(monkeypatch):
+    transform, given, seen = RandomTumor(synthesizer()), subjects(1)[0], []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        torch.manual_seed(1)
+        seen += [transform(given)["ct"].data for _ in range(2)]
+    assert all_differ(seen)
 
 
 def trained(workers, epochs, state=None, batches=1):
@@ -134,12 +140,6 @@ def test_what_cannot_be_found_is_named_with_what_there_is():
     assert torch.equal(made["pet"].data, pet.data)
     with pytest.raises(ValueError, match=r"subject must hold an image 'spleen', got 'ct' .*; name it: label="):
         RandomTumor(synthesizer(), label="spleen")(subjects(1)[0])
-
-
-def test_without_torchio_the_extra_is_named():
-    code = "import sys; sys.modules['torchio'] = None; import gpu_synth.trainers.torchio"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == "ImportError: gpu_synth.trainers.torchio needs TorchIO; pip install 'gpu-synth[torchio]'"
 
 
 def test_subjects_that_are_no_hu_are_told_once():

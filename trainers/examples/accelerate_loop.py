@@ -1,11 +1,15 @@
 """Accelerate (gpu-synth[accelerate]): one line after the prepared loader has moved the batch; state in save_state."""
 
 import torch
-from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.phantom import phantom
+
+try:
+    from accelerate import Accelerator
+except ImportError as error:
+    raise ImportError("Accelerate must be installed, got none; pip install 'gpu-synth[accelerate]'") from error
 
 SPACING_MM = (5.0, 5.0, 5.0)
 scans = phantom(range(4), (48, 48, 32), SPACING_MM)  # your own: CT in HU, label with 1 for the organ

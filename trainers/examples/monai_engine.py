@@ -19,6 +19,7 @@ samples = [{"image": window.from_hu(image), "label": label} for image, label in 
 network = UNet(3, 1, 3, channels=(8, 16), strides=(2,)).to(device)
 optimizer = torch.optim.AdamW(network.parameters())
 synth = TumorSynthesizer(preset="liver", seed=0)
+with_tumors = TumorPrepareBatch(synth, (5.0, 5.0, 5.0), window)  # spacing as the images' affine says, if they have one
 
 evaluator = SupervisedEvaluator(device, DataLoader(Dataset(samples[3:])), network)
 saved = {"network": network, "optimizer": optimizer, "synth": synth}
@@ -29,7 +30,7 @@ trainer = SupervisedTrainer(
     network=network,
     optimizer=optimizer,
     loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
-    prepare_batch=TumorPrepareBatch(synth, (5.0, 5.0, 5.0), window),  # <- the line
+    prepare_batch=with_tumors,  # <- the line
     train_handlers=[ValidationHandler(1, evaluator), CheckpointSaver("monai_engine", saved, save_final=True)],
 )
 trainer.run()

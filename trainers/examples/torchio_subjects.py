@@ -1,11 +1,12 @@
 """TorchIO (gpu-synth[torchio]): a transform of subjects, in the worker processes; a loop of your own around it."""
 
 import torch
-import torchio as tio
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.phantom import phantom
-from gpu_synth.trainers.torchio import RandomTumor
+from gpu_synth.trainers.torchio import RandomTumor  # says what to install, where TorchIO is not
+
+import torchio as tio  # isort: skip
 
 if __name__ == "__main__":  # worker processes import this file where they are spawned
     affine = torch.diag(torch.tensor([5.0, 5.0, 5.0, 1.0]))

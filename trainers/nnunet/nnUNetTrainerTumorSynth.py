@@ -14,7 +14,7 @@ from torch import distributed as dist
 from gpu_synth import TumorSynthesizer
 from gpu_synth.files import whole_file
 from gpu_synth.trainers.intensity import HU, HUCheck, Intensity, ZScore, back
-from gpu_synth.trainers.nnunet_options import MARK, synthesizer
+from gpu_synth.trainers.nnunet_options import MARK, mark, synthesizer
 
 try:
     from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
@@ -102,10 +102,11 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
             raise ValueError(f"normalization_schemes must be CTNormalization, got {scheme!r}: {mend}")
         found = self.plans_manager.foreground_intensity_properties_per_channel["0"]
         low_hu, high_hu = found["percentile_00_5"], found["percentile_99_5"]
-        if MARK not in found:
+        if (measured := found.get(MARK)) != mark(self.synthesizer):
+            others = "without synthetic tumours" if measured is None else f"with those of {measured!r}, not {mark(self.synthesizer)!r}"
             self.print_to_log_file(
-                f"WARNING: the plans clip to {low_hu:.0f} to {high_hu:.0f} HU, which was measured without synthetic tumours: darker and "
-                "brighter lesions are cut off. Run gpu-synth nnunet-fingerprint, then plan and preprocess again."
+                f"WARNING: the plans clip to {low_hu:.0f} to {high_hu:.0f} HU, which was measured {others}: darker and brighter lesions "
+                "are cut off. Run gpu-synth nnunet-fingerprint with this nnUNet_tumorSynth, then plan and preprocess again."
             )
         return ZScore(found["mean"], max(found["std"], 1e-8), (low_hu, high_hu))
 
@@ -127,9 +128,9 @@ class nnUNetTrainerTumorSynth(nnUNetTrainer):  # type: ignore[misc] # nnU-Net is
         uid = self.next_uids(len(image))
         image_hu = self.intensity.to_hu(image)
         exact = replace(self.intensity, clip_hu=None) if isinstance(self.intensity, ZScore) else self.intensity  # resampling overshoots
-        self.look(exact, image, image_hu, label, self.synthesizer.organ_label)
-        new_hu, label = self.synthesizer(image_hu, label, self.spacing_mm, uid.to(self.device, non_blocking=True))
-        image = back(self.intensity, image, image_hu, new_hu)
+        if self.look(exact, image, image_hu, label, self.synthesizer.organ_label):
+            new_hu, label = self.synthesizer(image_hu, label, self.spacing_mm, uid.to(self.device, non_blocking=True))
+            image = back(self.intensity, image, image_hu, new_hu)
         samples = []
         for one, target, number in zip(image, label, uid.tolist(), strict=True):
             with drawn_from(self.synthesizer.seed, number, self.device):

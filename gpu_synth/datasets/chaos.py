@@ -1,0 +1,76 @@
+"""CHAOS, CT part: `Train_Sets/CT/N/DICOM_anon/*.dcm` and `N/Ground/liver_GT_000.png`, 20 healthy donors.
+
+A mask is a picture of its slice, row for row; the n-th picture belongs to the n-th file by name, which need not be the n-th along the
+patient. MR scans of the same download are passed over.
+
+Source: Kavur et al., "CHAOS Challenge", Medical Image Analysis 2021.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gpu_synth.datasets.contract import Dataset, Scan, Values
+from gpu_synth.datasets.files import by_number, numbered, read_the_series
+from gpu_synth.sources import Source
+from gpu_synth.volumes import Volume, VolumeError
+
+
+def _find(root: Path, organ: str) -> list[Source]:
+    folders = numbered(root, r"(\d+)", whole="", skip=("MR", "Test_Sets"))
+    sources = []
+    for number, folder in folders.items():
+        image, label = folder / "DICOM_anon", folder / "Ground"
+        missing = next((part for part in (image, label) if not part.is_dir()), None)
+        if image.is_dir() or label.is_dir():
+            lacks = f"{folder}: must hold DICOM_anon and Ground, got no {missing.name}; download it again" if missing else ""
+            sources.append(Source(f"chaos_{number:02d}", image, label, lacks))
+    return sources
+
+
+def _read(source: Source) -> Scan:
+    assert source.label is not None
+    image, notes, files = read_the_series(source.image)
+    pictures = by_number([path for path in source.label.iterdir() if path.suffix.lower() == ".png" and not path.name.startswith(".")])
+    if len(pictures) != len(files):
+        raise VolumeError(f"{source.label}: must hold a picture for each of {len(files)} slices, got {len(pictures)}; download it again")
+    places = [files.index(path) for path in by_number(files)]
+    if places not in (sorted(places), sorted(places, reverse=True)):
+        raise VolumeError(
+            f"{source.image}: file names must count slices in their order along the patient, got another; which mask is whose?"
+        )
+    planes: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(files)
+    for k, path in zip(places, pictures, strict=True):
+        planes[k] = _plane(path, image.data.shape[:2])
+    return Scan(image, Volume(np.stack(planes, axis=-1), image.affine), notes)
+
+
+def _plane(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """One slice's mask (i, j), 0 and 1, of a picture that is black and white."""
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise VolumeError(f"{path}: is no readable picture ({error}); download it again") from error
+    if pixels.T.shape != shape:
+        raise VolumeError(f"{path}: must have its slice's size {shape[0]}×{shape[1]}, got {'×'.join(map(str, pixels.T.shape))}")
+    held = np.unique(pixels).tolist()
+    if len(held) > 2 or not set(held) <= {0, 1, 255}:
+        raise VolumeError(f"{path}: must be black and white (0 and 255), got values {', '.join(map(str, held[:8]))}; download it again")
+    return (pixels > 0).T.astype(np.uint8)
+
+
+CHAOS = Dataset(
+    name="chaos",
+    title="CHAOS CT",
+    page="https://zenodo.org/records/3431873",
+    layout="CT/N/DICOM_anon/*.dcm and CT/N/Ground/*.png",
+    numbers={"liver": (1, 2, 5, 6, 8, 10, 14, 16, 18, 19, *range(21, 31))},
+    organs={"liver": Values(organ=(1,))},
+    values=range(2),
+    find=_find,
+    read=_read,
+    case_name="chaos_{:02d}".format,
+)

@@ -1,0 +1,117 @@
+"""Finding a data set's files by number, and reading slices that belong together by name."""
+
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gpu_synth.datasets.contract import Scan
+from gpu_synth.dicom import Series, find_series, read_series
+from gpu_synth.dicom_slices import doubles, in_order
+from gpu_synth.sources import Source
+from gpu_synth.volumes import Volume, VolumeError, read_nifti
+
+
+def numbered(root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Sequence[str] = ()) -> dict[int, Path]:
+    """Find files or folders by the number in their names, at any depth; hidden ones, such as macOS leaves in archives, are none.
+
+    Args:
+        root: where to look.
+        pattern: regular expression of the name up to and with the number, its first group.
+        whole: regular expression of the rest of the name.
+        skip: names of folders that are passed over.
+
+    Raises:
+        ValueError: a number is there twice.
+    """
+    expression = re.compile(f"{pattern}{whole}", re.IGNORECASE)
+    found: dict[int, Path] = {}
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        match = expression.fullmatch(path.name)
+        if match is None or any(part.startswith((".", "__MACOSX")) for part in parts) or set(parts) & set(skip):
+            continue
+        number = int(match[1])
+        if number in found:
+            raise ValueError(f"root must hold each case once, got {found[number]} and {path}; move one of them away")
+        found[number] = path
+    return found
+
+
+def pair(images: dict[int, Path], masks: dict[int, Path], name: str, mask_name: str, image_name: str) -> list[Source]:
+    """Pair images and masks by number; what lacks its partner says so.
+
+    Args:
+        images: by number.
+        masks: by number.
+        name: format of the case's name, of its number.
+        mask_name: format of a mask's file name, for messages.
+        image_name: format of an image's.
+    """
+    sources = []
+    for number in sorted({*images, *masks}):
+        image, mask = images.get(number), masks.get(number)
+        there, missing = (image, mask_name) if image else (mask, image_name)
+        lacks = "" if image and mask else f"{there}: must have its {missing.format(number)}, got none; download it again"
+        sources.append(Source(name.format(number), image or Path(str(there)), mask, lacks))
+    return sources
+
+
+def read_niftis(source: Source) -> Scan:
+    """Read an image and a mask that are NIfTI files."""
+    assert source.label is not None
+    return Scan(read_nifti(source.image), read_nifti(source.label), [])
+
+
+def the_series(folder: Path) -> Series:
+    """Find the CT of a folder that holds nothing else, be its slices of one series or, as some anonymisers leave them, of one each.
+
+    Raises:
+        VolumeError: it holds no CT, or slices twice.
+    """
+    found = [series for series in find_series(folder) if series.modality == "CT"]
+    if not found:
+        raise VolumeError(f"{folder}: must hold the DICOM slices of a CT, got none; download it again")
+    headers = tuple(header for series in found for header in series.headers)
+    series = replace(found[0], headers=headers, slices=tuple(in_order([s for one in found for s in one.slices])))
+    if twice := doubles(series.slices):
+        raise VolumeError(f"{folder}: must hold each slice once, got {twice[0][0].path.name} and {twice[0][1].path.name} in one place")
+    return series
+
+
+def read_the_series(folder: Path) -> tuple[Volume, list[str], list[Path]]:
+    """Read the CT of a folder that holds nothing else; and which file is which slice."""
+    series = the_series(folder)
+    volume, notes = read_series(series)
+    return volume, notes, [s.path for s in series.slices]
+
+
+@contextmanager
+def unpacked(path: Path, wanted: str = ".*") -> Iterator[Path]:
+    """Open a folder, or an archive of one, which is unpacked for as long as it is read.
+
+    Args:
+        path: a folder or a .zip file.
+        wanted: regular expression of the members that are needed.
+
+    Raises:
+        VolumeError: the archive is damaged.
+    """
+    if path.is_dir():
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder, [member for member in archive.namelist() if re.fullmatch(wanted, member)])
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise VolumeError(f"{path}: cannot be unpacked ({error}); the archive is damaged or incomplete, download it again") from error
+        yield Path(folder)
+
+
+def by_number(paths: Sequence[Path]) -> list[Path]:
+    """Sort files by the numbers in their names, as people count: image_9 before image_10."""
+    return sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])

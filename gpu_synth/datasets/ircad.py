@@ -1,0 +1,93 @@
+"""3D-IRCADb-01: `3Dircadb1.N/PATIENT_DICOM` and `MASKS_DICOM/liver`, `MASKS_DICOM/livertumor01` and so on, as archives or unpacked; 20.
+
+A mask is a DICOM slice under the name of the image that it was drawn on, `image_0`; nothing is asked of its header.
+
+Source: Soler et al., "3D image reconstruction for comparison of algorithm database", IRCAD 2010.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import config, dcmread
+
+from gpu_synth.datasets.contract import Dataset, Scan, Values
+from gpu_synth.datasets.files import numbered, read_the_series, unpacked
+from gpu_synth.sources import Source
+from gpu_synth.volumes import Volume, VolumeError
+
+TUMOR = re.compile(r"livertumou?rs?\d*", re.IGNORECASE)  # not `tumor` nor `leftsurretumor`, which lie in adrenal glands
+WANTED = r"(?i).*/(liver|livertumou?rs?\d*)/.*"
+
+
+def _find(root: Path, organ: str) -> list[Source]:
+    sources = []
+    for number, folder in numbered(root, r"3Dircadb1\.(\d+)", whole="").items():
+        image, label = (_part(folder, name) for name in ("PATIENT_DICOM", "MASKS_DICOM"))
+        missing = "PATIENT_DICOM" if image is None else "MASKS_DICOM" if label is None else ""
+        lacks = f"{folder}: must hold {missing}.zip or the folder {missing}, got neither; download it again" if missing else ""
+        sources.append(Source(f"ircad_{number:02d}", image or folder, label, lacks))
+    return sources
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.zip") if path.exists()), None)
+
+
+def _read(source: Source) -> Scan:
+    assert source.label is not None
+    with unpacked(source.image) as folder:
+        image, notes, files = read_the_series(folder)
+    names = [path.name for path in files]
+    label = np.zeros(image.data.shape, np.uint8, order="F")
+    with unpacked(source.label, WANTED) as folder:
+        organs = sorted(
+            path for path in folder.rglob("*") if path.is_dir() and (path.name.lower() == "liver" or TUMOR.fullmatch(path.name))
+        )
+        if not any(path.name.lower() == "liver" for path in organs):
+            raise VolumeError(
+                f"{source.label}: must hold a folder liver, got {', '.join(p.name for p in organs) or 'none'}; download it again"
+            )
+        for organ in organs:  # the liver first: its name is the shortest
+            label[_mask(source.label, organ, names, image.data.shape)] = 1 if organ.name.lower() == "liver" else 2
+    return Scan(image, Volume(label, image.affine), notes)
+
+
+def _mask(where: Path, folder: Path, names: list[str], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A structure's mask, slice by slice, each under its image's name."""
+    paths = {path.name: path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    lost = [name for name in names if name not in paths]
+    if lost or len(paths) != len(names):
+        told = f"none for {', '.join(lost[:5])}" if lost else f"{len(paths)}"
+        raise VolumeError(f"{where}: {folder.name} must hold a mask for each of {len(names)} images, got {told}; download it again")
+    mask = np.zeros(shape, bool, order="F")
+    for k, name in enumerate(names):
+        try:
+            with config.disable_value_validation():
+                pixels = dcmread(paths[name]).pixel_array
+        except (OSError, EOFError, ValueError, AttributeError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise VolumeError(f"{where}: {folder.name}/{name} cannot be read ({error}); download it again") from error
+        if pixels.T.shape != shape[:2]:
+            got = "×".join(map(str, pixels.T.shape))
+            raise VolumeError(f"{where}: {folder.name}/{name} must have its image's grid of {shape[0]}×{shape[1]}, got {got}")
+        held = np.unique(pixels).tolist()
+        if len(held) > 2 or not set(held) <= {0, 1, 255}:
+            told = ", ".join(map(str, held[:8]))
+            raise VolumeError(f"{where}: {folder.name}/{name} must hold 0 and 255, got {told}; download it again")
+        mask[..., k] = (pixels > 0).T
+    return mask
+
+
+IRCAD = Dataset(
+    name="3d-ircadb-01",
+    title="3D-IRCADb-01",
+    page="https://www.ircad.fr/research/data-sets/liver-segmentation-3d-ircadb-01/",
+    layout="3Dircadb1.N/PATIENT_DICOM.zip and MASKS_DICOM.zip",
+    numbers={"liver": range(1, 21)},
+    organs={"liver": Values(organ=(1,), tumor=(2,))},
+    values=range(3),
+    find=_find,
+    read=_read,
+    case_name="ircad_{:02d}".format,
+)
