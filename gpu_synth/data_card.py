@@ -1,9 +1,11 @@
 """The card beside a synthetic data set: what is in it, how it was made, and what it must not be used for.
 
-It is a function of the volumes' records alone, without a date: `data-card.json` for programs, `data-card.md` with its plots for people.
+It tells of all that lies in the folder, as a function of the volumes' records alone, without a date: `data-card.json` for programs,
+`data-card.md` with its plots for people.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -65,12 +67,14 @@ def write_card(root: Path, records: Sequence[dict[str, Any]], rank: int = 0) -> 
 
 def _publish(path: Path, content: bytes, rank: int) -> None:
     """Write a file as a whole, while another process may be writing the same."""
-    for left in path.parent.glob(f"{path.name}.{rank}.partial"):
-        left.unlink(missing_ok=True)
-    if path.is_file() and path.read_bytes() == content:
-        return
     partial = path.with_name(f"{path.name}.{rank}.partial")
-    partial.write_bytes(content)
+    if path.is_file() and path.read_bytes() == content:
+        partial.unlink(missing_ok=True)  # of a run that was killed
+        return
+    with partial.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     partial.replace(path)
 
 
@@ -168,10 +172,14 @@ def _markdown(facts: dict[str, Any], drawn: Sequence[str]) -> Iterable[str]:
     yield "The same sources, preset, seed and versions give the same files; a volume's uid is a hash of its case's name and variant.\n"
     for way in facts["made_by"]:
         yield from _way(way)
-    for title, listed in (("Refused", facts["refused"]), ("What looks odd", facts["notes"])):
-        if listed:
+    lists = {
+        "Refused": [f"- {name}: {why}" for name, why in facts["refused"].items()],
+        "What looks odd": [f"- {_count(n, 'volume')}: {note}" for note, n in facts["notes"].items()],
+    }
+    for title, lines in lists.items():
+        if lines:
             yield f"## {title}\n"
-            yield from (f"- {name}: {what}" for name, what in listed.items())
+            yield from lines
             yield ""
 
 

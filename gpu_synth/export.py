@@ -263,7 +263,9 @@ def _new_mask(scan: Scan, label: NDArray[np.uint8], part: tuple[slice, ...], lab
     mask, numbers = scan.mask, scan.mask.numbers.copy(order="F")
     view, before = _turned(mask, numbers)[part], scan.label[part]
     gained = (label == ORGAN) & (before == 0)
-    if gained.any():  # what bulges takes the value of the organ next to it: there may be several, such as segments
+    if len(labels.organ) == 1:
+        view[gained] = mask.number_of(labels.organ[0], "organ label")
+    elif gained.any():  # what bulges takes the value of the organ next to it: there may be several, such as segments
         nearest = ndimage.distance_transform_edt(before != ORGAN, return_distances=False, return_indices=True)
         view[gained] = view[tuple(index[gained] for index in nearest)]
     view[(label == 0) & (before == ORGAN)] = mask.number_of(0, "background")

@@ -2,7 +2,8 @@
 
 An object has `scan`, figures of the whole scan, and `lesions`, one object a lesion. What is changed there is changed in the plan by
 `Plan.edit`; a lesion that is taken out of the list is not rendered. What nobody touched comes from `exact`, to the bit. All else tells
-what the plan is of, and must stay as it was written. `centre_vox` is a voxel of the CT's file, counted from 0.
+what the plan is of, and must stay as it was written. `centre_vox` is a voxel of the CT's file, counted from 0; `radii_mm` lie along right,
+anterior, superior.
 """
 
 import base64
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gpu_synth.lesion_plan import NAMES, LesionPlan
+from gpu_synth.lesion_plan import NAMES, OUTLINES, LesionPlan
 from gpu_synth.plan import TumorPlan
 from gpu_synth.plan_base import Plan
 
@@ -29,8 +30,8 @@ _SCAN = {
     ),
     LesionPlan: ("organ_hu", "noise_hu", "cirrhosis", "foreign_hu"),
 }
-_LESION = {TumorPlan: ("centre_vox", "radii_mm"), LesionPlan: ("centre_vox", *NAMES)}
-_TOLD = {TumorPlan: ("lesion", "base_radius_mm"), LesionPlan: ("lesion", "kind", "near", "semi_axes_mm")}
+_LESION = {TumorPlan: ("centre_vox", "radii_mm"), LesionPlan: ("centre_vox", *(name for name in NAMES if name not in OUTLINES))}
+_TOLD = {TumorPlan: ("lesion", "base_radius_mm"), LesionPlan: ("lesion", "kind", "near", "semi_axes_mm", *OUTLINES)}
 
 
 def plan_to_json(plan: Plan, in_file: Move = tuple) -> dict[str, Any]:

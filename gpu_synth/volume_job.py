@@ -211,7 +211,7 @@ def _of_scan(job: Job, scan: Scan, maker: Maker) -> dict[str, Any]:
         "shape_vox": list(scan.image.numbers.shape),
         "spacing_mm": [round(mm, 5) for mm in scan.image.volume.spacing_mm],
         "axes": scan.image.axes,
-        "planned_vox": [list(ends) for ends in scan.box],
+        "planned_ras_vox": [list(ends) for ends in scan.box],
     }
     drawn = {"preset": maker.synth.preset.name, "preset_digest": maker.synth.preset.digest()}
     if job.edited is not None:

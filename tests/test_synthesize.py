@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from ct_files import SHAPE, ct, organ, real_ct, write, write_case
+from emulator import emulated
 from made_volumes import SMALL, edited, files, run, scans, voxels
 
 from gpu_synth.cli import main
@@ -106,6 +107,20 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path, capsys):
     assert "tumour_v0" not in capsys.readouterr().out.replace("good", ""), "the mend that it names works"
 
 
+def test_kernels_write_what_torch_writes(tmp_path, monkeypatch):
+    scans(tmp_path, "a", "b")
+    run(tmp_path, backend="torch")
+    emulated(monkeypatch, "forward")
+    run(tmp_path, "kernels", backend="cupy", device="cpu")
+    for name in ("a_v0", "b_v0"):
+        ours, theirs = ([voxels(tmp_path / out / folder / f"{name}.nii.gz") for folder in FOLDERS[:3]] for out in ("kernels", "out"))
+        assert np.abs(ours[0].astype(int) - theirs[0]).max() <= 1, "rounded from HU that agree within 0.05"
+        assert (ours[0] != theirs[0]).mean() < 1e-3
+        assert all(np.count_nonzero(x != y) <= 2 for x, y in zip(ours[1:], theirs[1:], strict=True))
+    assert read_record(tmp_path / "kernels", "a_v0")["recipe"]["backend"] == "cupy"
+    assert run(tmp_path, "kernels", backend="torch").made == ("a_v0", "b_v0"), "another backend is another recipe"
+
+
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, monkeypatch):
     scans(tmp_path, "a", "b")
 
@@ -185,7 +200,7 @@ WRONG = {
     "outside": (lambda p: p["lesions"][0].update(centre_vox=[1e4, 2, 3]), "must lie where the plan was made"),
     "below 0": (lambda p: p["lesions"][0].update(radius_mm=-2), "radius_mm must be above 0"),
     "not finite": (lambda p: p["lesions"][0].update(contrast_hu=float("nan")), "must be finite"),
-    "outline": (lambda p: p["lesions"][0].update(irregularity=0.5), "irregularity must be left as it is"),
+    "outline": (lambda p: p["lesions"][0].update(irregularity=0.5), "irregularity of lesion 1 must stay"),
     "kind": (lambda p: p["lesions"][0].update(kind="unheard of"), "kind of lesion 1 must stay"),
     "another lesion": (lambda p: p["lesions"].append({**p["lesions"][0], "lesion": 40}), "lesion must be one of"),
     "twice": (lambda p: p["lesions"].append(p["lesions"][0]), "each once, got 1"),

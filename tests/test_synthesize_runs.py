@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,16 +68,30 @@ def test_the_card_can_be_written_afterwards(tmp_path):
     assert whole.refused == ()
 
 
-# One process imports once; each line forks a child that synthesises into a folder and is killed after some seconds.
+# One process imports once; each line forks a child that synthesises into a folder and is killed: after some seconds, or as it is about to
+# change a name for the n-th time, as that is what makes a file be there or not.
 FORKS = """
 import json, os, signal, sys, time
+from pathlib import Path
 from gpu_synth.synthesize import synthesize
+
+def fatal(method, left):
+    def counted(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(*arguments, **options)
+    return counted
+
 out_of_sight = os.open(os.devnull, os.O_WRONLY)
 for line in sys.stdin:
-    options, seconds = json.loads(line)
+    options, seconds, change = json.loads(line)
     begin = time.monotonic()
     if (child := os.fork()) == 0:
         os.dup2(out_of_sight, 1), os.dup2(out_of_sight, 2)
+        if change is not None:
+            left = [change]
+            Path.replace, Path.unlink = fatal(Path.replace, left), fatal(Path.unlink, left)
         synthesize(**options)
         os._exit(0)
     if seconds is not None:
@@ -87,39 +102,74 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_killed_at_any_moment_leaves_whole_files_and_is_taken_up_again(tmp_path):
-    scans(tmp_path, "a", "b", "c")
+@pytest.fixture
+def ended(tmp_path):
+    """Run to the end, or to a kill; exit status and seconds."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     options = {"images": f"{tmp_path}/images", "labels": f"{tmp_path}/labels", "overrides": {**SMALL, "count": [1, 2]}}
-    with subprocess.Popen(
-        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-    ) as server:
+    with subprocess.Popen([sys.executable, "-c", FORKS], env=ENVIRONMENT, **pipes) as server:
 
-        def ended(out: str, seconds: float | None = None) -> tuple[int, float]:
-            server.stdin.write(json.dumps([{**options, "out": f"{tmp_path}/{out}"}, seconds]) + "\n")
+        def run(out, seconds=None, change=None, **more):
+            server.stdin.write(json.dumps([{**options, "out": f"{tmp_path}/{out}", **more}, seconds, change]) + "\n")
             server.stdin.flush()
             status, elapsed = server.stdout.readline().split()
             return int(status), float(elapsed)
 
-        whole_run = min(ended(out)[1] for out in ("first", "whole"))
-        want = files(tmp_path / "whole")
-        assert len(want) == 3 * 5 + 6
-        killed = interrupted = 0
-        for attempt, moment in enumerate(np.random.default_rng(0).uniform(0.02, whole_run, 10)):
-            out = f"out-{attempt // 2}"  # every second run finds what another has left
-            killed += ended(out, float(moment))[0] == signal.SIGKILL
-            left = {name: content for name, content in files(tmp_path / out).items() if not name.endswith(".partial")}
-            assert all(content == want[name] for name, content in left.items()), "no half file"
-            for name in "abc":
-                if read_record(tmp_path / out, f"{name}_v0"):
-                    assert sum(f"/{name}_v0." in path for path in left) == 5, "a record is written last"
-            assert "data-card.md" not in left or sum(path.startswith("records/") for path in left) == 3
-            interrupted += 0 < len(left) < len(want)
-        assert killed > 4, "nothing was tested"
-        assert interrupted > 2, "nothing was tested"
-        for n in range(5):
-            assert ended(f"out-{n}")[0] == 0
-            assert files(tmp_path / f"out-{n}") == want
+        yield run
+
+
+def whole(folder):
+    """Files that are not half written."""
+    return {name: content for name, content in files(folder).items() if not name.endswith(".partial")}
+
+
+def test_a_run_killed_at_any_moment_leaves_whole_files_and_is_taken_up_again(tmp_path, ended):
+    scans(tmp_path, "a", "b", "c")
+    whole_run = min(ended(out)[1] for out in ("first", "whole"))
+    want = files(tmp_path / "whole")
+    assert len(want) == 3 * 5 + 6
+    killed = interrupted = 0
+    for attempt, moment in enumerate(np.random.default_rng(0).uniform(0.02, whole_run, 10)):
+        out = f"out-{attempt // 2}"  # every second run finds what another has left
+        killed += ended(out, seconds=float(moment))[0] == signal.SIGKILL
+        left = whole(tmp_path / out)
+        assert all(content == want[name] for name, content in left.items()), "no half file"
+        for name in "abc":
+            if read_record(tmp_path / out, f"{name}_v0"):
+                assert sum(f"/{name}_v0." in path for path in left) == 5, "a record is written last"
+        assert "data-card.md" not in left or sum(path.startswith("records/") for path in left) == 3
+        interrupted += 0 < len(left) < len(want)
+    assert killed > 4, "nothing was tested"
+    assert interrupted > 2, "nothing was tested"
+    for n in range(5):
+        assert ended(f"out-{n}")[0] == 0
+        assert files(tmp_path / f"out-{n}") == want
+
+
+def test_killed_at_each_change_of_a_file_no_volume_is_of_two_makings(tmp_path, ended):
+    """A run over what another seed has made: until a volume's record is there anew, it has none."""
+    scans(tmp_path, "a")
+    ended("old", seed=1)
+    ended("new")
+    old, new = (files(tmp_path / out) for out in ("old", "new"))
+    of_volume = [name for name in new if "data-card" not in name]
+    assert all(old[name] != new[name] for name in of_volume)
+    for change in range(100):
+        out = f"out-{change}"
+        shutil.copytree(tmp_path / "old", tmp_path / out)
+        status, _ = ended(out, change=change)
+        left = whole(tmp_path / out)
+        assert all(content in (old[name], new[name]) for name, content in left.items())
+        if (record := left.get("records/a_v0.json")) is not None:
+            made = old if record == old["records/a_v0.json"] else new
+            assert [left.get(name) for name in of_volume] == [made[name] for name in of_volume]
+        assert ended(out)[0] == 0
+        assert files(tmp_path / out) == new
+        if status == 0:
+            break
+    assert change >= 5 + 5 + 6, "what is taken away, what is written, and the card"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
