@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, distributions, requires, ve
 from typing import NamedTuple
 
 DISTRIBUTION = "gpu-synth"
-_MODULES = {"PyYAML": "yaml", "typing-extensions": "typing_extensions"}  # that a package is imported as, where that is another name
+# What a package is imported as, where that is another name.
+_MODULES = {"PyYAML": "yaml", "pillow": "PIL", "typing-extensions": "typing_extensions"}
 _EXTRA = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FOR_DEVELOPERS = ("dev",)
