@@ -108,7 +108,7 @@ def test_every_orientation_gets_the_same_tumours(tmp_path, preset):
     for orientation in ORIENTATIONS[1::6]:
         source = case(tmp_path / orientation, noisy(), orientation=orientation, label_orientation="LPS" if orientation == "SRA" else None)
         paths = made(source, tmp_path / orientation, preset=preset)
-        for path, file, want in zip(paths, (*source[1:], source.image), first, strict=True):
+        for path, file, want in zip(paths, (source.image, source.label, source.image), first, strict=True):
             image, given = nib.load(path), nib.load(file)
             assert nib.aff2axcodes(image.affine) == nib.aff2axcodes(given.affine)
             assert np.array_equal(image.affine, given.affine)
@@ -220,6 +220,15 @@ def test_a_case_that_cannot_be_used_is_refused_by_name(tmp_path, image, label, l
     with pytest.raises(VolumeError, match=r"\.nii\.gz: ") as error:
         read_scan(case(tmp_path, noisy() if image is None else image, label), labels)
     assert says in str(error.value)
+
+
+def test_dicom_is_sent_to_prepare(tmp_path):
+    source = case(tmp_path, noisy())
+    (tmp_path / "series").mkdir()
+    with pytest.raises(VolumeError, match=r"series: must be NIfTI, .* then give --data_dir"):
+        read_scan(source._replace(image=tmp_path / "series"), Labels())
+    with pytest.raises(VolumeError, match="has no liver mask"):
+        read_scan(source._replace(label=None, lacks="case a has no liver mask"), Labels())
 
 
 def test_a_mask_on_another_place_is_refused_and_one_without_place_takes_its_images(tmp_path):

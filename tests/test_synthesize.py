@@ -124,12 +124,12 @@ def test_kernels_write_what_torch_writes(tmp_path, monkeypatch):
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, monkeypatch):
     scans(tmp_path, "a", "b")
 
-    def refuse(path):
-        if path.name == "a.nii.gz":
-            raise PermissionError(13, "Permission denied", str(path))
+    def refuse(paths):
+        if paths[0].name == "a.nii.gz":
+            raise PermissionError(13, "Permission denied", str(paths[0]))
         return "0"
 
-    monkeypatch.setattr("gpu_synth.volume_job._sha256", refuse)
+    monkeypatch.setattr("gpu_synth.volume_job.content_sha256", refuse)
     result = run(tmp_path)
     assert result.made == ("b_v0",)
     assert "images/a.nii.gz: cannot be read (Permission denied)" in dict(result.refused)["a_v0"]
