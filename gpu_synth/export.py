@@ -110,7 +110,7 @@ def read_scan(source: Source, labels: Labels) -> Scan:
         VolumeError: One of them cannot be used, or they do not belong together.
     """
     if source.label is None:
-        raise VolumeError(source.lacks or f"{source.image}: has no label in the list; the organ's mask must be there")
+        raise VolumeError(f"{source.image}: has no label in the list; the organ's mask must be there")
     for path in (source.image, source.label):
         if path.exists() and not path.name.endswith((".nii", ".nii.gz")):
             raise VolumeError(f"{path}: must be NIfTI, whose grid and header are kept; gpu-synth prepare reads it: then give --data_dir")

@@ -227,8 +227,8 @@ def test_dicom_is_sent_to_prepare(tmp_path):
     (tmp_path / "series").mkdir()
     with pytest.raises(VolumeError, match=r"series: must be NIfTI, .* then give --data_dir"):
         read_scan(source._replace(image=tmp_path / "series"), Labels())
-    with pytest.raises(VolumeError, match="has no liver mask"):
-        read_scan(source._replace(label=None, lacks="case a has no liver mask"), Labels())
+    with pytest.raises(VolumeError, match="has no label in the list"):
+        read_scan(source._replace(label=None), Labels())
 
 
 def test_a_mask_on_another_place_is_refused_and_one_without_place_takes_its_images(tmp_path):
