@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_synth.dicom import Series, choose_series, find_series, read_series, read_series_grid
-from gpu_synth.dicom_masks import read_mask
-from gpu_synth.dicom_slices import DICOM_ENDINGS
+from gpu_synth.dicom.masks import read_mask
+from gpu_synth.dicom.series import Series, choose_series, find_series, read_series, read_series_grid
+from gpu_synth.dicom.slices import DICOM_ENDINGS
 from gpu_synth.volumes import Volume, read_grid, read_nifti
 
 

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from gpu_synth.conform import MOST_LABELS, describe, prepare_ct, prepare_label
 from gpu_synth.datasets import dataset_named, find_cases
 from gpu_synth.datasets.prepared import prepare_case
-from gpu_synth.dicom_files import files_of
+from gpu_synth.dicom.files import files_of
 from gpu_synth.files import check_folder_to_write, content_sha256, stamp
 from gpu_synth.manifest import FORMAT, HEADER_BYTES, Case, Manifest, write_json
 from gpu_synth.oddities import oddities

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from gpu_synth.dicom_files import holds_dicom, in_folder
+from gpu_synth.dicom.files import holds_dicom, in_folder
 
 SUFFIX = re.compile(r"(?<=.)[-_](0000|ct|image|img|volume|vol|liver|organ|labels?|seg|segmentation|mask|gt)$", re.IGNORECASE)
 GLOBS = "give quoted globs whose wildcards stand for the case: --images 'DIR/*_ct.nii.gz' --labels 'DIR/*_liver.nii.gz'"

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gpu_synth.datasets.contract import Scan
-from gpu_synth.dicom import Series, find_series, read_series
-from gpu_synth.dicom_slices import doubles, in_order
+from gpu_synth.dicom.series import Series, find_series, read_series
+from gpu_synth.dicom.slices import doubles, in_order
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError, read_nifti
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gpu_synth.dicom_slices import DICOM_ENDINGS, Header, read_header
+from gpu_synth.dicom.slices import DICOM_ENDINGS, Header, read_header
 from gpu_synth.volumes import VolumeError
 
 _MARK_AT, _MARK = 128, b"DICM"

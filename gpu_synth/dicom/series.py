@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels.utils import iter_pixels
 
-from gpu_synth.dicom_files import files_of
-from gpu_synth.dicom_slices import Header, Slice, check_alike, check_decoder, doubles, grid_of, in_order, read_header
+from gpu_synth.dicom.files import files_of
+from gpu_synth.dicom.slices import Header, Slice, check_alike, check_decoder, doubles, grid_of, in_order, read_header
 from gpu_synth.volumes import AIR_HU, TOP_HU, Volume, VolumeError
 
 

@@ -9,8 +9,8 @@ from dicom_files import axial_affine, to_slices, write_series
 from dicom_mask_files import ellipse_contours, write_rtstruct, write_seg
 from pydicom.uid import generate_uid
 
-from gpu_synth.dicom import find_series, read_series, read_series_grid
-from gpu_synth.dicom_masks import read_mask
+from gpu_synth.dicom.masks import read_mask
+from gpu_synth.dicom.series import find_series, read_series, read_series_grid
 from gpu_synth.volumes import VolumeError, to_ras
 
 HEIGHTS_MM = affine()[2, 3] + 3.0 * np.arange(23)

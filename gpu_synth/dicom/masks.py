@@ -14,8 +14,8 @@ from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 from pydicom import config, dcmread
 
-from gpu_synth.dicom import Series, find_series
-from gpu_synth.dicom_slices import INSTALL, LPS_TO_RAS
+from gpu_synth.dicom.series import Series, find_series
+from gpu_synth.dicom.slices import INSTALL, LPS_TO_RAS
 from gpu_synth.volumes import Volume, VolumeError
 
 MASKS = ("RTSTRUCT", "SEG")

@@ -12,7 +12,7 @@ from dicom_files import LPS, axial_affine, to_slices, write_enhanced, write_seri
 from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 
-from gpu_synth.dicom import find_series, read_series
+from gpu_synth.dicom.series import find_series, read_series
 from gpu_synth.volumes import VolumeError, to_ras
 
 
