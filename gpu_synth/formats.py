@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_synth.dicom.files import holds_dicom
 from gpu_synth.dicom.masks import read_mask
 from gpu_synth.dicom.series import Series, choose_series, find_series, read_series, read_series_grid
-from gpu_synth.dicom.slices import DICOM_ENDINGS
 from gpu_synth.volumes import Volume, read_grid, read_nifti
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is read as DICOM: a folder, or a file with such an ending."""
-    return path.is_dir() or path.suffix.lower() in DICOM_ENDINGS
+    """Whether a path is read as DICOM: a folder, or a file with such an ending or mark."""
+    return path.is_dir() or (path.is_file() and holds_dicom(path))
 
 
 def read_scan(path: str | Path, series: str | None = None) -> tuple[Volume, list[str]]:

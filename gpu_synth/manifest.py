@@ -88,7 +88,8 @@ class Manifest:
 
     Attributes:
         root: its folder.
-        settings: what it was prepared with: spacing_mm, organ_labels, tumor_labels; organ_names, tumor_names and series where given.
+        settings: what it was prepared with: spacing_mm, organ_labels, tumor_labels; organ_names, tumor_names and series where given;
+            of a data set by name dataset and organ.
         cases: the prepared scans.
         refused: name and reason of each scan that could not be used.
         odd: name and findings of each prepared scan that looks odd.

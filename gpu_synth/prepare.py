@@ -94,7 +94,8 @@ def prepare(
         others: dict[str, Any] = {"images": images, "labels": labels, "datalist": datalist, **names, "tumor_labels": tumor_labels}
         others["organ_labels"] = tuple(organ_labels) != (1,)
         sources = _sources_of(dataset, root, organ, [name for name, value in others.items() if value])
-        settings |= {"dataset": dataset, "organ": organ, "tumor_labels": [2]}
+        values = dataset_named(str(dataset)).organs[organ]
+        settings |= {"dataset": dataset, "organ": organ, "organ_labels": list(values.organ), "tumor_labels": list(values.tumor)}
     folder = check_folder_to_write("out", out)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Done | str] = {source.name: Done(case, True) for source in sources if (case := _unchanged(source, folder, settings))}

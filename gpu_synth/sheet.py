@@ -62,7 +62,9 @@ def _drawn(image_hu: NDArray[Any], label: NDArray[np.uint8], spacing_mm: tuple[f
 
 
 def _trimmed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture without the air around the patient."""
+    """A picture without the air around the patient; as it is where it shows nothing else."""
+    if not picture.any():
+        return picture
     rows, columns = (np.flatnonzero(picture.any(axis=axes)) for axes in ((1, 2), (0, 2)))
     return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 

@@ -95,7 +95,7 @@ def stem(path: Path) -> str:
 
 
 def _cut(name: str) -> str:
-    return re.sub(r"\.(nii(\.gz)?|dcm|dicom)$", "", name)
+    return re.sub(r"\.(nii(\.gz)?|(?i:dcm|dicom|ima))$", "", name)
 
 
 def _bare(name: str, endings: int = 1) -> str:

@@ -115,7 +115,7 @@ def pack(folder: Path) -> Path:
     """Replace a folder by an archive of it."""
     archive = folder.with_suffix(".zip")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    with zipfile.ZipFile(archive, "w") as stream:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as stream:
         for path in files:
             stream.write(path, path.relative_to(folder.parent))
     for path in files:

@@ -219,6 +219,17 @@ def test_a_damaged_file_does_not_hide_the_others(tmp_path):
     assert manifest.refused[0][1].startswith(f"{tmp_path}/labels/a.dcm: is no readable DICOM file")
 
 
+def test_files_may_lack_an_ending(tmp_path):
+    """As they come from archives: a mask is known by its mark."""
+    write_dicom_case(tmp_path)
+    (tmp_path / "labels" / "a.nii.gz").unlink()
+    write_rtstruct(tmp_path / "labels" / "a", {"Liver": LIVER})
+    for path in (tmp_path / "images" / "a").iterdir():
+        path.rename(path.with_suffix(""))
+    (case,) = run(tmp_path, organ_names=("Liver",)).cases
+    assert case.organ_ml == pytest.approx(4 / 3 * np.pi * RADII_MM.prod() / 1000, rel=0.05)
+
+
 def test_a_prediction_goes_back_onto_the_grid_of_its_dicom_scan(tmp_path):
     write_dicom_case(tmp_path)
     manifest = run(tmp_path, spacing_mm=(1.0, 1.0, 1.0))

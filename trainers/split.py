@@ -23,7 +23,7 @@ def load_all(data_dir: str | Sequence[str]) -> Manifest:
     """Read what `gpu-synth prepare` wrote into one folder or several, as one data set.
 
     Raises:
-        ValueError: A folder holds none, two have another spacing, or a name is there twice.
+        ValueError: A folder holds none, two have another spacing or organ, or a name is there twice.
     """
     places = [data_dir] if isinstance(data_dir, str) else list(data_dir)
     manifests = [load_manifest(place) for place in places]
@@ -34,6 +34,9 @@ def load_all(data_dir: str | Sequence[str]) -> Manifest:
     spacings = [manifest.settings["spacing_mm"] for manifest in manifests]
     if any(spacing != spacings[0] for spacing in spacings):
         raise ValueError(f"data_dir must name folders of one spacing, got {spacings} mm; prepare them with the same --spacing_mm")
+    organs = sorted({manifest.settings["organ"] for manifest in manifests if "organ" in manifest.settings})
+    if len(organs) > 1:
+        raise ValueError(f"data_dir must name folders of one organ, got {organs} in {places}; prepare them with one --organ")
     cases = tuple(
         replace(case, image=str((manifest.root / case.image).absolute()), label=str((manifest.root / case.label).absolute()))
         for manifest in manifests

@@ -1,7 +1,9 @@
 """Finding a data set's files by number, and reading slices that belong together by name."""
 
+import errno
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,8 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gpu_synth.datasets.contract import Scan
+from gpu_synth.dicom.files import is_hidden
 from gpu_synth.dicom.series import Series, find_series, read_series
-from gpu_synth.dicom.slices import doubles, in_order
+from gpu_synth.dicom.slices import check_alike, doubles, in_order
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError, read_nifti
 
@@ -31,9 +34,8 @@ def numbered(root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Seque
     expression = re.compile(f"{pattern}{whole}", re.IGNORECASE)
     found: dict[int, Path] = {}
     for path in sorted(root.rglob("*")):
-        parts = path.relative_to(root).parts
         match = expression.fullmatch(path.name)
-        if match is None or any(part.startswith((".", "__MACOSX")) for part in parts) or set(parts) & set(skip):
+        if match is None or is_hidden(path, root) or set(path.relative_to(root).parts) & set(skip):
             continue
         number = int(match[1])
         if number in found:
@@ -71,13 +73,14 @@ def the_series(folder: Path) -> Series:
     """Find the CT of a folder that holds nothing else, be its slices of one series or, as some anonymisers leave them, of one each.
 
     Raises:
-        VolumeError: it holds no CT, or slices twice.
+        VolumeError: it holds no CT, slices twice, or such as do not stack.
     """
-    found = [series for series in find_series(folder) if series.modality == "CT"]
+    found = [series for series in find_series(folder) if series.modality == "CT" and not series.localizer]
     if not found:
         raise VolumeError(f"{folder}: must hold the DICOM slices of a CT, got none; download it again")
     headers = tuple(header for series in found for header in series.headers)
     series = replace(found[0], headers=headers, slices=tuple(in_order([s for one in found for s in one.slices])))
+    check_alike(str(folder), series.slices)
     if twice := doubles(series.slices):
         raise VolumeError(f"{folder}: must hold each slice once, got {twice[0][0].path.name} and {twice[0][1].path.name} in one place")
     return series
@@ -99,7 +102,7 @@ def unpacked(path: Path, wanted: str = ".*") -> Iterator[Path]:
         wanted: regular expression of the members that are needed.
 
     Raises:
-        VolumeError: the archive is damaged.
+        VolumeError: the archive is damaged, or there is no room to unpack it.
     """
     if path.is_dir():
         yield path
@@ -108,8 +111,10 @@ def unpacked(path: Path, wanted: str = ".*") -> Iterator[Path]:
         try:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder, [member for member in archive.namelist() if re.fullmatch(wanted, member)])
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise VolumeError(f"{path}: cannot be unpacked ({error}); the archive is damaged or incomplete, download it again") from error
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "make room, or name another place by TMPDIR" if full else "the archive is damaged or incomplete, download it again"
+            raise VolumeError(f"{path}: cannot be unpacked ({error}); {mend}") from error
         yield Path(folder)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import config, dcmread
+from pydicom import dcmread
 
 from gpu_synth.datasets.contract import Dataset, Scan, Values
 from gpu_synth.datasets.files import numbered, read_the_series, unpacked
+from gpu_synth.dicom.reading import reading
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 
@@ -59,11 +60,8 @@ def _mask(where: Path, folder: Path, names: list[str], shape: tuple[int, ...]) -
         raise VolumeError(f"{where}: {folder.name} must hold a mask for each of {len(names)} images, got {told}; download it again")
     mask = np.zeros(shape, bool, order="F")
     for k, name in enumerate(names):
-        try:
-            with config.disable_value_validation():
-                pixels = dcmread(paths[name]).pixel_array
-        except (OSError, EOFError, ValueError, AttributeError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
-            raise VolumeError(f"{where}: {folder.name}/{name} cannot be read ({error}); download it again") from error
+        with reading(where, f"{folder.name}/{name}"):
+            pixels = dcmread(paths[name]).pixel_array
         if pixels.T.shape != shape[:2]:
             got = "×".join(map(str, pixels.T.shape))
             raise VolumeError(f"{where}: {folder.name}/{name} must have its image's grid of {shape[0]}×{shape[1]}, got {got}")

@@ -1,1 +1,1 @@
-"""DICOM: which files belong together (`files`, `series`), where slices lie (`slices`), and masks drawn on them (`masks`)."""
+"""DICOM: which files belong together (`files`, `series`), where slices lie (`slices`), masks (`masks`)."""

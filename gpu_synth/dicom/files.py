@@ -1,5 +1,6 @@
 """Which files and folders hold DICOM."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from gpu_synth.dicom.slices import DICOM_ENDINGS, Header, read_header
@@ -34,9 +35,10 @@ def holds_dicom(path: Path, deep: bool = True) -> bool:
 
 
 def _is_marked(path: Path) -> bool:
-    with path.open("rb") as stream:
+    with suppress(OSError), path.open("rb") as stream:  # one that must not be read is said where it is read
         stream.seek(_MARK_AT)
         return stream.read(len(_MARK)) == _MARK
+    return False
 
 
 def in_folder(folder: Path) -> list[Path]:

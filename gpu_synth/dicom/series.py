@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.utils import iter_pixels
 
 from gpu_synth.dicom.files import files_of
+from gpu_synth.dicom.reading import reading
 from gpu_synth.dicom.slices import Header, Slice, check_alike, check_decoder, doubles, grid_of, in_order, read_header
 from gpu_synth.volumes import AIR_HU, TOP_HU, Volume, VolumeError
 
@@ -231,9 +232,6 @@ def _dtype(series: Series, slices: Sequence[Slice]) -> type[np.generic]:
 
 def _pixels(path: Path, frames: Sequence[int]) -> Any:
     """Stored values (rows, columns) of a file's frames, one after another."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of lengths that are odd but suffice
-            yield from iter_pixels(path, indices=list(frames))
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise VolumeError(f"{path}: its pixels cannot be read ({error}); the file is damaged or incomplete, download it again") from error
+    with reading(path, "its pixels"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lengths that are odd but suffice
+        yield from iter_pixels(path, indices=list(frames))

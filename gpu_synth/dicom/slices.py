@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import config, dcmread
+from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 
+from gpu_synth.dicom.reading import reading
 from gpu_synth.volumes import SPACING_LIMITS_MM, VolumeError
 
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
@@ -105,22 +106,20 @@ def read_header(path: Path) -> Header | None:
     Raises:
         VolumeError: it is named or begins like a DICOM file but cannot be read.
     """
-    try:
-        with config.disable_value_validation():  # what others wrote is often not quite to the letter
+    with reading(path, "its DICOM header"):
+        try:
             dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-            if not dataset.get("SeriesInstanceUID"):
-                if "DICOMDIR" in path.name.upper():
-                    return None
-                raise VolumeError(f"{path}: must name its series (SeriesInstanceUID), got none; the file is damaged, download it again")
-            return Header(path, dataset, tuple(_slices(path, dataset)) if dataset.get("Modality") == "CT" else ())
-    except InvalidDicomError as error:
-        if path.suffix.lower() not in DICOM_ENDINGS:
-            return None
-        raise VolumeError(f"{path}: is no readable DICOM file; it is empty, damaged or lacks the mark DICM, download it again") from error
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
-        if isinstance(error, VolumeError):
-            raise
-        raise VolumeError(f"{path}: its DICOM header cannot be read ({error}); the file is damaged, download it again") from error
+        except InvalidDicomError as error:
+            if path.suffix.lower() not in DICOM_ENDINGS:
+                return None
+            raise VolumeError(
+                f"{path}: is no readable DICOM file; it is empty, damaged or lacks the mark DICM, download it again"
+            ) from error
+        if not dataset.get("SeriesInstanceUID"):
+            if "DICOMDIR" in path.name.upper():
+                return None
+            raise VolumeError(f"{path}: must name its series (SeriesInstanceUID), got none; the file is damaged, download it again")
+        return Header(path, dataset, tuple(_slices(path, dataset)) if dataset.get("Modality") == "CT" else ())
 
 
 def _slices(path: Path, dataset: Any) -> list[Slice]:

@@ -7,6 +7,7 @@ import dataset_folders as made
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from gpu_synth.datasets import DATASETS, dataset_named, find_cases, read_case
 from gpu_synth.prepare import prepare
@@ -90,13 +91,37 @@ def masks(change, every=True):
     return alter
 
 
-def without_slice(archive):
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(archive.parent)
-    folder = archive.parent / "MASKS_DICOM"
-    (folder / "liver" / "image_7").unlink()
-    archive.unlink()
-    made.pack(folder)
+def slice_7(change):
+    """Alter one slice's mask within its archive."""
+
+    def alter(archive):
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(archive.parent)
+        folder = archive.parent / "MASKS_DICOM"
+        change(folder / "liver" / "image_7")
+        archive.unlink()
+        made.pack(folder)
+
+    return alter
+
+
+without_slice = slice_7(lambda path: path.unlink())
+text_for_a_mask = slice_7(lambda path: path.write_text("<html>404</html>" * 100))
+
+
+def noise(archive):
+    """Leave an archive's directory whole, and spoil what it points to."""
+    content = bytearray(archive.read_bytes())
+    for at in range(200, len(content) * 2 // 3, 97):
+        content[at] ^= 0xFF
+    archive.write_bytes(content)
+
+
+def without_place(folder):
+    path = sorted(folder.iterdir())[3]
+    slice_3 = dcmread(path)
+    del slice_3.ImagePositionPatient
+    slice_3.save_as(path)
 
 
 def cut_short(path):
@@ -150,6 +175,7 @@ WRONG = {
         lambda path: path.unlink(),
         r"no slice must be missing, got a gap for 1 after",
     ),
+    "chaos-no-place": ("chaos", "Train_Sets/CT/1/DICOM_anon", without_place, r"DICOM_anon: every slice must give position.* screenshot"),
     "chaos-grid": ("chaos", GROUND, pictures(cut), r"liver_GT_\d+\.png: must have its slice's size 52×52, got 52×51"),
     "chaos-value": ("chaos", GROUND, pictures(value(63)), r"liver_GT_\d+\.png: must be black and white \(0 and 255\), got values .*63"),
     "chaos-axes": ("chaos", GROUND, pictures(swapped), r"Ground: must lie on its organ in .* fits only with i and j swapped"),
@@ -185,6 +211,8 @@ WRONG = {
         r"liver/image_0 must hold 0 and 255, got .*9",
     ),
     "ircad-axes": ("3d-ircadb-01", f"{IRCAD}/MASKS_DICOM.zip", masks(swapped), r"MASKS_DICOM\.zip: .* fits only with i and j swapped"),
+    "ircad-text": ("3d-ircadb-01", f"{IRCAD}/MASKS_DICOM.zip", text_for_a_mask, r"MASKS_DICOM\.zip: liver/image_7 cannot be read"),
+    "ircad-noise": ("3d-ircadb-01", f"{IRCAD}/MASKS_DICOM.zip", noise, r"MASKS_DICOM\.zip: cannot be unpacked .* is damaged"),
     "ircad-cut": ("3d-ircadb-01", f"{IRCAD}/PATIENT_DICOM.zip", cut_short, r"PATIENT_DICOM\.zip: cannot be unpacked"),
 }
 MAKE = {

@@ -7,6 +7,7 @@ import pytest
 from ct_files import CENTRE_MM, RADII_MM, affine, ct, organ, positions_mm
 from dicom_files import axial_affine, to_slices, write_series
 from dicom_mask_files import ellipse_contours, write_rtstruct, write_seg
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from gpu_synth.dicom.masks import read_mask
@@ -89,6 +90,17 @@ def test_contours_above_the_scan_are_told_and_those_between_slices_refused(tmp_p
         read_mask(write_rtstruct(tmp_path / "rt.dcm", {"Liver": between}), ["Liver"], [], *grid, series)
 
 
+def test_a_copy_of_a_contour_changes_nothing_and_slices_without_one_are_told(tmp_path):
+    series, *grid = scan(tmp_path / "ct")
+    mask, notes = read_mask(write_rtstruct(tmp_path / "rt.dcm", {"Liver": [*LIVER, *LIVER[3:6]]}), ["Liver"], [], *grid, series)
+    np.testing.assert_array_equal(to_ras(mask).data, organ())
+    assert not notes
+    mask, notes = read_mask(write_rtstruct(tmp_path / "rt.dcm", {"Liver": LIVER[::2]}), ["Liver"], [], *grid, series)
+    drawn = np.flatnonzero(organ().any((0, 1)))[::2]
+    np.testing.assert_array_equal(np.flatnonzero(to_ras(mask).data.any((0, 1))), drawn)
+    assert notes == [f"{len(drawn) - 1} slices between the first and the last contour of 'Liver' have none: they are taken as empty"]
+
+
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
 def test_segments_lie_on_the_scans_voxels(tmp_path, kind):
     series, *grid = scan(tmp_path / "ct")
@@ -160,6 +172,44 @@ def test_what_is_no_mask_is_refused_by_name(tmp_path):
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(VolumeError, match=r"rt\.dcm: "):
         read_mask(path, ["Liver"], [], *grid, series)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda mask: mask.ROIContourSequence[0].ContourSequence[2].ContourData.pop(), "contours of 'Liver'"),
+        (lambda mask: setattr(mask.ROIContourSequence[0].ContourSequence[2], "ContourData", ["nan"] * 9), "contours of 'Liver'"),
+        (lambda mask: delattr(mask.ROIContourSequence[0], "ReferencedROINumber"), "contours of 'Liver'"),
+        (lambda mask: delattr(mask.StructureSetROISequence[0], "ROINumber"), "what it names"),
+    ],
+    ids=["a coordinate too few", "no number", "contours of nothing", "an ROI without number"],
+)
+def test_contours_that_cannot_be_read_are_refused_by_name(tmp_path, change, what):
+    _, *grid = scan(tmp_path / "ct")
+    path = write_rtstruct(tmp_path / "rt.dcm", {"Liver": LIVER})
+    mask = dcmread(path)
+    change(mask)
+    mask.save_as(path)
+    with pytest.raises(VolumeError, match=rf"rt\.dcm: {what} cannot be read \(.*\); the file is damaged"):
+        read_mask(path, ["Liver"], [], *grid)
+
+
+def test_noise_in_a_mask_is_refused_or_read(tmp_path):
+    """Whatever bytes are wrong, nothing but a refusal by name is raised, which would end the whole run."""
+    _, *grid = scan(tmp_path / "ct")
+    path = write_rtstruct(tmp_path / "rt.dcm", {"Liver": [line[::24] for line in LIVER]})
+    content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(100):
+        noisy = bytearray(content)
+        for at in rng.integers(128, len(noisy), 3):
+            noisy[at] = rng.integers(256)
+        path.write_bytes(noisy)
+        try:
+            read_mask(path, ["Liver"], [], *grid)
+        except VolumeError as error:
+            assert str(error).startswith(str(path))
+            refused += 1
+    assert refused > 30
 
 
 def test_without_highdicom_the_extra_is_named(tmp_path, monkeypatch):
