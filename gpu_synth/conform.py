@@ -13,6 +13,7 @@ from gpu_synth.formats import is_dicom, read_dicom_mask, read_scan
 from gpu_synth.grids import onto_grid, perpendicular, resample, same_grid
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.manifest import Case
+from gpu_synth.mask_fit import better_arrangement
 from gpu_synth.oddities import SOFT_TISSUE_HU, cut_faces
 from gpu_synth.sources import Source
 from gpu_synth.volumes import AIR_HU, Volume, VolumeError, read_grid, read_nifti, to_hu, to_ras
@@ -204,6 +205,8 @@ def describe(source: Source, image: Volume, label: NDArray[np.uint8], notes: Seq
     organ_hu = image.data[box][label[box] == 1].astype(np.float64)
     if not SOFT_TISSUE_HU[0] <= organ_hu.mean() <= SOFT_TISSUE_HU[1]:
         notes.append(f"the organ's mean of {organ_hu.mean():.0f} HU is no soft tissue: is the image in HU, and is the mask its own?")
+    if better := better_arrangement(image, label == 1):
+        notes.append(f"the mask lies on no one tissue, and would if it were {better}: are image and mask stored the same way round?")
     noise_hu, contrast = _noise_and_contrast(image.data[box], label[box], image.spacing_mm)
     (i, j, k), (si, sj, sk) = image.data.shape, image.spacing_mm
     return Case(
@@ -224,6 +227,7 @@ def describe(source: Source, image: Volume, label: NDArray[np.uint8], notes: Seq
         noise_hu=round(noise_hu, 2),
         contrast=contrast,
         components=int(components),
+        fits_only=better,
         warnings=tuple(notes),
     )
 

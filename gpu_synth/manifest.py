@@ -49,6 +49,7 @@ class Case:
         noise_hu: SD of the noise in the organ, on this grid, as `tissue` measures it; 0 where the organ is too thin to tell.
         contrast: whether the organ is enhanced: it shows vessels, as `tissue` finds them, or its median is 80 HU or more.
         components: pieces of the organ, 26-neighbourhood.
+        fits_only: how the mask would have to be flipped or turned, in words, where only so it lies on an organ; else empty.
         warnings: what was changed or looks odd, in words.
     """
 
@@ -69,6 +70,7 @@ class Case:
     noise_hu: float
     contrast: bool
     components: int
+    fits_only: str
     warnings: tuple[str, ...]
 
     @property

@@ -16,7 +16,8 @@ def oddities(cases: Sequence[Case]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Find what looks odd.
 
     An organ is odd where it has less than 10 ml or a quarter of the data set's median; more components than is usual there (kidneys have
-    two; of fewer than three cases, one is usual); a mean HU that no soft tissue has; or touches the scan's border.
+    two; of fewer than three cases, one is usual); a mean HU that no soft tissue has; a mask that would clearly fit its scan if it were
+    flipped or turned, and as it lies does not; or touches the scan's border.
 
     Returns:
         Name and findings, in words, of each odd case, in order of the cases.
@@ -38,6 +39,8 @@ def _findings(case: Case, usual_ml: float, usual_components: int) -> tuple[str, 
         findings.append(f"{case.components} components")
     if not SOFT_TISSUE_HU[0] <= case.organ_mean_hu <= SOFT_TISSUE_HU[1]:
         findings.append(f"{case.organ_mean_hu:.0f} HU is no soft tissue")
+    if case.fits_only:
+        findings.append(f"fits only {case.fits_only}")
     if faces := cut_faces(case.organ_bbox_vox, case.shape):
         findings.append(f"cut at {' and '.join(faces)}")
     return tuple(findings)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ct_files import SHAPE, affine, ct, organ, write, write_case
+from dataset_folders import AFFINE, body
 from matplotlib.image import imread
 
 from gpu_synth.cli import main
@@ -131,6 +132,20 @@ def test_what_looks_odd_is_shown_and_refused_on_demand(tmp_path, capsys):
     assert {name: why.split("; look at")[0] for name, why in strict.refused} == {name: f"looks odd: {why}" for name, why in ODD.items()}
     assert main(["prepare", *options]) == 0
     assert len(load_manifest(tmp_path / "out").cases) == 5
+
+
+def test_a_mask_that_lies_the_wrong_way_round_is_odd(tmp_path):
+    """Though shape and header are right: in folders of one's own nothing else tells."""
+    hu, liver = body(1)
+    for name, label in {"good": liver, "swapped": liver.transpose(1, 0, 2), "flipped": liver[:, ::-1]}.items():
+        write(tmp_path / "images" / f"{name}.nii", hu, AFFINE)
+        write(tmp_path / "labels" / f"{name}.nii", np.ascontiguousarray(label), AFFINE)
+    manifest = run(tmp_path)
+    fits = {case.name: case.fits_only for case in manifest.cases}
+    assert fits == {"flipped": "flipped along j", "good": "", "swapped": "with i and j swapped"}
+    odd = {name: "; ".join(findings) for name, findings in manifest.odd}
+    assert all(f"fits only {fits[name]}" in odd[name] for name in ("flipped", "swapped"))
+    assert "fits only" not in odd.get("good", "")
 
 
 def test_odd_is_what_is_unlike_the_other_cases(tmp_path):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_synth.conform import to_classes
-from gpu_synth.datasets.fit import better_arrangement
+from gpu_synth.mask_fit import better_arrangement
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 

@@ -15,7 +15,7 @@ import numpy as np
 from gpu_synth.conform import to_classes
 from gpu_synth.datasets.contract import Dataset, Scan, Values
 from gpu_synth.datasets.files import numbered, pair, read_the_series
-from gpu_synth.datasets.fit import better_arrangement
+from gpu_synth.mask_fit import better_arrangement
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError, read_nifti
 

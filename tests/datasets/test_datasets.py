@@ -7,7 +7,7 @@ import pytest
 from ct_files import real_ct
 
 from gpu_synth.datasets import DATASETS, dataset_named, find_cases, read_case
-from gpu_synth.datasets.fit import better_arrangement
+from gpu_synth.mask_fit import better_arrangement
 from gpu_synth.volumes import read_nifti, to_ras
 
 LAYOUTS = {
