@@ -82,7 +82,7 @@ def prepare_label(
         mask, notes = read_dicom_mask(source.label, source.image, organ_names, tumor_names, series)
         organ_labels, tumor_labels = (1,), (2,)
     else:
-        mask, notes = _placed(source.label, read_nifti(source.label), source.image)
+        mask, notes = _placed(source.label, read_nifti(source.label), source.image, image.placed)
     label, label_notes = conform_label(source, mask, image, organ_labels, tumor_labels)
     return label, notes + label_notes
 
@@ -129,15 +129,17 @@ def conform_label(
     return Volume(label, image.affine), notes
 
 
-def _placed(path: Path, mask: Volume, image: Path) -> tuple[Volume, list[str]]:
-    """Give a mask whose header says nothing of its place the image's grid, where the shapes agree."""
-    if mask.placed:
+def _placed(path: Path, mask: Volume, image: Path, image_placed: bool) -> tuple[Volume, list[str]]:
+    """Give a mask the image's grid, where the shapes agree and one of the two headers says nothing of its place."""
+    if mask.placed and image_placed:
         return mask, []
     if is_dicom(image) or (grid := read_grid(image))[0] != mask.data.shape:
+        lost, other = (image, "mask") if mask.placed else (path, "image")
         raise VolumeError(
-            f"{path}: header must give position and orientation, got sform and qform codes 0; save it on the grid of its image"
+            f"{lost}: header must give position and orientation, got sform and qform codes 0; save it on the grid of its {other}"
         )
-    return Volume(mask.data, grid[1]), ["the mask's header gives no position (sform and qform codes are 0): the image's is taken"]
+    whose, taken = ("image", "the mask is taken voxel by voxel") if mask.placed else ("mask", "the image's is taken")
+    return Volume(mask.data, grid[1]), [f"the {whose}'s header gives no position (sform and qform codes are 0): {taken}"]
 
 
 def to_classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequence[int]) -> tuple[NDArray[np.uint8], list[int]]:

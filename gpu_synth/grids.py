@@ -100,11 +100,13 @@ def perpendicular(volume: Volume, outside: float) -> tuple[Volume, list[str]]:
 
 def same_grid(a: Volume, b: Volume) -> bool:
     """Whether two volumes share shape and place, corner by corner, to a tenth of a voxel."""
-    if a.data.shape != b.data.shape:
-        return False
+    return a.data.shape == b.data.shape and apart_mm(a, b) <= 0.1 * min(a.spacing_mm)
+
+
+def apart_mm(a: Volume, b: Volume) -> float:
+    """How far apart two volumes of one shape lie: the largest distance between their corners."""
     corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*a.data.shape, 1]
-    off_mm = np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max()
-    return bool(off_mm <= 0.1 * min(a.spacing_mm))
+    return float(np.linalg.norm(corners @ (a.affine - b.affine).T, axis=1).max())
 
 
 def onto_grid(mask: Volume, shape: Sequence[int], affine: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -73,7 +73,8 @@ def prepare(
         organ_names: names of ROIs of an RTSTRUCT, or of segments of a DICOM-SEG, that are the organ, in any case.
         tumor_names: names of those that are real tumour.
         series: where a DICOM folder holds several CTs, the one to take: its number, or a part of its description.
-        strict: refuse what looks odd: a tiny organ, more components than usual, no soft tissue's HU, an organ cut by the border.
+        strict: refuse what looks odd: a tiny organ, more components than usual, no soft tissue's HU, a mask the wrong way
+            round, an organ cut by the border.
         workers: processes; each needs about 16 bytes a voxel of the larger of its CT's two grids. 0 works in this process.
 
     Returns:
@@ -89,6 +90,8 @@ def prepare(
     settings |= {name: value for name, value in names.items() if value}
     check_workers(workers)
     if dataset is None and root is None:
+        if organ != "liver":
+            raise ValueError(f"organ must be given with dataset alone, got {organ!r}; of other masks --organ_labels tells the values")
         sources = find_sources(images, labels, datalist)
     else:
         others: dict[str, Any] = {"images": images, "labels": labels, "datalist": datalist, **names, "tumor_labels": tumor_labels}

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ct_files import CENTRE_MM, ORIENTATIONS, RADII_MM, SHAPE, affine, ct, organ, positions_mm, real_ct, write, write_case
+from ct_files import CENTRE_MM, ORIENTATIONS, RADII_MM, SHAPE, SPACING_MM, affine, ct, organ, positions_mm, real_ct, write, write_case
 
 from gpu_synth.manifest import load_case, load_manifest, read_patch
 from gpu_synth.prepare import prepare
@@ -177,6 +177,26 @@ def test_oddities_are_handled_and_told(tmp_path):
     holes, _, _ = load_case(manifest, "holes")
     assert -1024 <= holes.min() <= holes.max() < 300
     assert manifest.case("two").components == 2
+
+
+def test_a_scan_without_a_place_takes_a_mask_of_its_own_grid_voxel_by_voxel(tmp_path):
+    for name in ("good", "lost", "other"):
+        write_case(tmp_path, name)
+    for name in ("lost", "other"):
+        path = tmp_path / "images" / f"{name}.nii.gz"
+        image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj)[: 41 if name == "lost" else 40], None)
+        image.header.set_zooms(SPACING_MM)
+        nib.save(image, path)
+    manifest = run(tmp_path, spacing_mm=SPACING_MM)
+    lost, good = manifest.case("lost"), manifest.case("good")
+    assert (lost.organ_mean_hu, lost.organ_sd_hu, lost.organ_ml) == (good.organ_mean_hu, good.organ_sd_hu, good.organ_ml)
+    assert any("the image's header gives no position (sform and qform codes are 0): the mask is taken" in note for note in lost.warnings)
+    ((name, why),) = manifest.refused
+    assert (name, why) == (
+        "other",
+        f"{tmp_path}/images/other.nii.gz: header must give position and orientation, got sform and qform codes 0; "
+        "save it on the grid of its mask",
+    )
 
 
 def test_a_tumour_that_is_asked_for_becomes_2(tmp_path):

@@ -20,6 +20,8 @@ from gpu_synth.cli import main
 from gpu_synth.manifest import load_manifest
 from gpu_synth.oddities import oddities
 from gpu_synth.prepare import prepare
+from gpu_synth.sheet import case_picture
+from gpu_synth.volumes import Volume
 
 
 def run(folder: Path, source: Path | None = None, **how):
@@ -178,6 +180,14 @@ def test_every_case_has_a_picture_and_the_sheet_holds_them_all(tmp_path):
         ((255 * imread(manifest.root / case.picture)[..., :3]).round() == outline).all(-1).sum() for case in manifest.cases
     ), "each picture is on the sheet, none is covered or cut"
     assert (sheet[..., 0] > sheet[..., 1] + 100).sum() > 50, "odd names are red"
+
+
+def test_a_picture_of_nothing_but_air_is_drawn(tmp_path):
+    """A mask far off its organ, too small to show."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[0, 0, 0] = 1
+    volume = Volume(np.full(SHAPE, -1000, np.int16), affine((0.5, 0.5, 0.5)))
+    assert case_picture(volume, label).ndim == 3
 
 
 def test_noise_and_contrast_are_measured(tmp_path):

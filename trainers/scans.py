@@ -49,7 +49,7 @@ class ScanDataset(Dataset[dict[str, Any]]):
     """CT files to segment, on the spacing that the network was trained on.
 
     Args:
-        scans: Names and NIfTI files.
+        scans: Names, and NIfTI files or DICOM folders.
         spacing_mm: That spacing.
     """
 

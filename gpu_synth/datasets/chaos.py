@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gpu_synth.datasets.contract import Dataset, Scan, Values
-from gpu_synth.datasets.files import by_number, numbered, read_the_series
+from gpu_synth.datasets.files import black_and_white, by_number, numbered, read_the_series
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
 
@@ -48,12 +48,7 @@ def _plane(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             pixels = np.asarray(picture)
     except (OSError, SyntaxError, ValueError) as error:
         raise VolumeError(f"{path}: is no readable picture ({error}); download it again") from error
-    if pixels.T.shape != shape:
-        raise VolumeError(f"{path}: must have its slice's size {shape[0]}×{shape[1]}, got {'×'.join(map(str, pixels.T.shape))}")
-    held = np.unique(pixels).tolist()
-    if len(held) > 2 or not set(held) <= {0, 1, 255}:
-        raise VolumeError(f"{path}: must be black and white (0 and 255), got values {', '.join(map(str, held[:8]))}; download it again")
-    return (pixels > 0).T.astype(np.uint8)
+    return black_and_white(str(path), pixels, shape).astype(np.uint8)
 
 
 CHAOS = Dataset(

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from gpu_synth.conform import to_classes
+from gpu_synth.grids import apart_mm
 from gpu_synth.mask_fit import better_arrangement
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
@@ -155,8 +154,7 @@ def _check_grid(source: Source, image: Volume, mask: Volume) -> None:
         )
     if not (image.placed and mask.placed):
         return
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*(np.array(image.data.shape) - 1), 1]
-    off_mm = np.linalg.norm(corners @ (mask.affine - image.affine)[:3].T, axis=1).max()
+    off_mm = apart_mm(mask, image)
     if off_mm > OFF_GRID_VOX * min(image.spacing_mm):
         raise VolumeError(
             f"{source.label}: must lie where its image does, got a header that places it up to {off_mm:.1f} mm away "

@@ -10,6 +10,10 @@ from dataclasses import replace
 from os.path import normpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gpu_synth.datasets.contract import Scan
 from gpu_synth.dicom.files import is_hidden
@@ -121,3 +125,26 @@ def unpacked(path: Path, wanted: str = ".*") -> Iterator[Path]:
 def by_number(paths: Sequence[Path]) -> list[Path]:
     """Sort files by the numbers in their names, as people count: image_9 before image_10."""
     return sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
+
+
+def black_and_white(what: str, pixels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """One slice's mask of a picture that is black and white.
+
+    Args:
+        what: the picture, for messages.
+        pixels: (rows, columns).
+        shape: (i, j) of its slice.
+
+    Returns:
+        (i, j).
+
+    Raises:
+        VolumeError: it has another size, or holds greys.
+    """
+    if pixels.T.shape != shape:
+        got = "×".join(map(str, pixels.T.shape))
+        raise VolumeError(f"{what}: must have its slice's size {shape[0]}×{shape[1]}, got {got}; download it again")
+    held = np.unique(pixels).tolist()
+    if len(held) > 2 or not set(held) <= {0, 1, 255}:
+        raise VolumeError(f"{what}: must be black and white (0 and 255), got values {', '.join(map(str, held[:8]))}; download it again")
+    return (pixels > 0).T

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from gpu_synth.datasets.contract import Dataset, Scan, Values
-from gpu_synth.datasets.files import numbered, read_the_series, unpacked
+from gpu_synth.datasets.files import black_and_white, numbered, read_the_series, unpacked
 from gpu_synth.dicom.reading import reading
 from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError
@@ -62,14 +62,7 @@ def _mask(where: Path, folder: Path, names: list[str], shape: tuple[int, ...]) -
     for k, name in enumerate(names):
         with reading(where, f"{folder.name}/{name}"):
             pixels = dcmread(paths[name]).pixel_array
-        if pixels.T.shape != shape[:2]:
-            got = "×".join(map(str, pixels.T.shape))
-            raise VolumeError(f"{where}: {folder.name}/{name} must have its image's grid of {shape[0]}×{shape[1]}, got {got}")
-        held = np.unique(pixels).tolist()
-        if len(held) > 2 or not set(held) <= {0, 1, 255}:
-            told = ", ".join(map(str, held[:8]))
-            raise VolumeError(f"{where}: {folder.name}/{name} must hold 0 and 255, got {told}; download it again")
-        mask[..., k] = (pixels > 0).T
+        mask[..., k] = black_and_white(f"{where}: {folder.name}/{name}", pixels, shape[:2])
     return mask
 
 

@@ -168,8 +168,8 @@ def choose_series(folder: str | Path, found: Sequence[Series], choose: str | Non
     stacks = [series for series in scans if len(series.slices) > 1 and all(s.place for s in series.slices)] or scans
     if len(stacks) > 1:
         raise VolumeError(
-            f"{folder}: must hold one CT series, got {len(stacks)}; name one by --series (its number, identifier or a part of its "
-            f"description), or give its own folder:{listed}"
+            f"{folder}: must hold one CT series, got {len(stacks)}; give its own folder, or to gpu-synth prepare name one by --series "
+            f"(its number, identifier or a part of its description):{listed}"
         )
     return stacks[0]
 

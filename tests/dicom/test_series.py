@@ -185,7 +185,9 @@ def test_series_are_found_with_subfolders_and_strangers_passed_over(tmp_path):
     ]
     heights = [pydicom.dcmread(path).ImagePositionPatient[2] for path in found[0].files]
     assert heights == sorted(heights)
-    with pytest.raises(VolumeError, match=r"(?s)must hold one CT series, got 2; name one by --series.*Arterial 1.0.*Portal venous 3.0"):
+    with pytest.raises(
+        VolumeError, match=r"(?s)must hold one CT series, got 2; give its own folder.*name one by --series.*Arterial 1.0.*Portal venous 3.0"
+    ):
         read_series(tmp_path)
     for choose, slices in {"1.2.3": 5, "arterial": 23, "7": 23, "portal": 5}.items():
         assert read_series(tmp_path, choose)[0].data.shape[2] == slices
