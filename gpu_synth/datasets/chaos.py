@@ -19,9 +19,8 @@ from gpu_synth.volumes import Volume, VolumeError
 
 
 def _find(root: Path, organ: str) -> list[Source]:
-    folders = numbered(root, r"(\d+)", whole="", skip=("MR", "Test_Sets"))
-    parts = {number: (folder / "DICOM_anon", folder / "Ground") for number, folder in folders.items()}
-    return [Source(f"chaos_{number:02d}", *both) for number, both in parts.items() if any(part.is_dir() for part in both)]
+    folders = numbered(root, r"(\d+)", whole="", skip=("MR", "Test_Sets"), holds=("DICOM_anon", "Ground"))
+    return [Source(f"chaos_{number:02d}", folder / "DICOM_anon", folder / "Ground") for number, folder in folders.items()]
 
 
 def _read(source: Source) -> Scan:

@@ -23,7 +23,9 @@ from gpu_synth.sources import Source
 from gpu_synth.volumes import Volume, VolumeError, read_nifti
 
 
-def numbered(root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Sequence[str] = ()) -> dict[int, Path]:
+def numbered(
+    root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Sequence[str] = (), holds: Sequence[str] = ()
+) -> dict[int, Path]:
     """Find files or folders by the number in their names, at any depth; hidden ones, such as macOS leaves in archives, are none.
 
     Args:
@@ -31,6 +33,7 @@ def numbered(root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Seque
         pattern: regular expression of the name up to and with the number, its first group.
         whole: regular expression of the rest of the name.
         skip: names of folders that are passed over.
+        holds: names, of which a folder must hold one: folders of its own name around it are none, as some programs leave that unpack.
 
     Raises:
         ValueError: a number is there twice.
@@ -40,6 +43,8 @@ def numbered(root: Path, pattern: str, whole: str = r"\.nii(\.gz)?", skip: Seque
     for path in sorted(root.rglob("*")):
         match = expression.fullmatch(path.name)
         if match is None or is_hidden(path, root) or set(path.relative_to(root).parts) & set(skip):
+            continue
+        if holds and not any((path / name).exists() for name in holds):
             continue
         number = int(match[1])
         if number in found:

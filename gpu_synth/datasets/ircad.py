@@ -23,8 +23,9 @@ WANTED = r"(?i)(.*/)?(liver|livertumou?rs?\d*)/.*"
 
 
 def _find(root: Path, organ: str) -> list[Source]:
-    folders = numbered(root, r"3Dircadb1\.(\d+)", whole="")
-    return [Source(f"ircad_{n:02d}", *(_part(folder, name) for name in ("PATIENT_DICOM", "MASKS_DICOM"))) for n, folder in folders.items()]
+    parts = ("PATIENT_DICOM", "MASKS_DICOM")
+    folders = numbered(root, r"3Dircadb1\.(\d+)", whole="", holds=(*parts, *(f"{part}.zip" for part in parts)))
+    return [Source(f"ircad_{n:02d}", *(_part(folder, part) for part in parts)) for n, folder in folders.items()]
 
 
 def _part(folder: Path, name: str) -> Path:

@@ -67,6 +67,16 @@ def test_archives_and_folders_of_ircad_are_the_same(tmp_path):
     np.testing.assert_array_equal(packed.label.data, unpacked.label.data)
 
 
+def test_folders_of_ircad_may_lie_in_folders_of_their_own_name(tmp_path):
+    """As Windows unpacks an archive that holds a folder."""
+    root = made.ircad(tmp_path, numbers=(1,))
+    (root / "3Dircadb1" / "3Dircadb1.1").rename(tmp_path / "kept")
+    (tmp_path / "unpacked" / "3Dircadb1.1").mkdir(parents=True)
+    (tmp_path / "kept").rename(tmp_path / "unpacked" / "3Dircadb1.1" / "3Dircadb1.1")
+    (source,) = find_cases(dataset_named("3d-ircadb-01"), tmp_path, "liver").sources
+    assert read_case(dataset_named("3d-ircadb-01"), source, "liver").label.data.any()
+
+
 def test_slices_of_chaos_may_be_a_series_each(tmp_path):
     """As some anonymisers leave them."""
     from pydicom import dcmread

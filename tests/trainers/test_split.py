@@ -1,5 +1,7 @@
 """Which scans are trained, validated and tested on, where data sets come together and some scans have tumours of their own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_training import Recorder, data_of, trainer_of, write_scan
@@ -43,6 +45,22 @@ def test_a_folder_twice_is_refused(cache, annotated, tmp_path):
     prepare(images=tmp_path / "ct", labels=tmp_path / "liver", out=tmp_path / "cache", spacing_mm=(3.0, 3.0, 3.0))
     with pytest.raises(ValueError, match=r"folders of one spacing, got \[\[2.0, 2.0, 2.0\], \[3.0, 3.0, 3.0\]\] mm"):
         load_all([str(cache), str(tmp_path / "cache")])
+
+
+def test_folders_of_two_organs_are_refused(cache, annotated, tmp_path):
+    """Whose label 1 means one organ here and another there."""
+    folders = []
+    for source, organ in ((cache, "liver"), (annotated, "spleen")):
+        manifest = load_manifest(source)
+        folder = tmp_path / organ
+        folder.mkdir()
+        replace(manifest, root=folder, settings=manifest.settings | {"dataset": "btcv", "organ": organ}).save()
+        folders.append(str(folder))
+    with pytest.raises(
+        ValueError, match=r"data_dir must name folders of one organ, X
+    ):
+        load_all(folders)
+    assert len(load_all([folders[0], str(annotated)]).cases) == 9  # of other folders nobody knows
 
 
 @pytest.mark.parametrize(
