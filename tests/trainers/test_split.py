@@ -57,7 +57,7 @@ def test_folders_of_two_organs_are_refused(cache, annotated, tmp_path):
         replace(manifest, root=folder, settings=manifest.settings | {"dataset": "btcv", "organ": organ}).save()
         folders.append(str(folder))
     with pytest.raises(
-        ValueError, match=r"data_dir must name folders of one organ, X
+        ValueError, match=r"data_dir must name folders of one organ, got \['liver', 'spleen'\] in .*; prepare them with one --organ"
     ):
         load_all(folders)
     assert len(load_all([folders[0], str(annotated)]).cases) == 9  # of other folders nobody knows
