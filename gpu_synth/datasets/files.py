@@ -121,7 +121,7 @@ def unpacked(path: Path, wanted: str = ".*") -> Iterator[Path]:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder, [member for member in archive.namelist() if re.fullmatch(wanted, member)])
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
             mend = "make room, or name another place by TMPDIR" if full else "the archive is damaged or incomplete, download it again"
             raise VolumeError(f"{path}: cannot be unpacked ({error}); {mend}") from error
         yield Path(folder)
