@@ -297,7 +297,7 @@ def test_a_header_without_a_place_is_taken_to_lie_where_its_reference_does(scans
     [
         (
             {"predictions": "/nowhere"},
-            "predictions must be a folder of .nii or .nii.gz files, or a quoted glob that finds some, got /nowhere",
+            "predictions must be a folder of .nii or .nii.gz files or of DICOM folders, or a quoted glob that finds some, got /nowhere",
         ),
         ({"references": "/nowhere"}, "references must be a folder"),
         ({"compare": "/nowhere"}, "compare must be a folder"),
