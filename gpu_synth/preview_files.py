@@ -43,7 +43,7 @@ def preview_files(
     """Draw one scan before and after synthesis; or, close up, a lesion of each kind and size; or presets side by side.
 
     Args:
-        image: CT, NIfTI; without one, a phantom, whose anatomy follows uid and seed.
+        image: CT, NIfTI file or DICOM folder; without one, a phantom, whose anatomy follows uid and seed.
         label: Mask of its organ, NIfTI.
         out: PNG file to write; its folder is made.
         gallery: Draw a gallery: one lesion of each kind and size, each by itself, with its record.

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_synth.sources import find_files, find_sources, match_names
+from gpu_synth.sources import find_files, find_sources, match_names, stem
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -145,3 +145,8 @@ def test_names_match_with_as_few_endings_dropped_as_can_be():
     assert [(str(one), str(other)) for _, one, other in sorted(matched.pairs)] == [("r/a_liver", "p/a_ct_seg"), ("r/b", "p/b_seg")]
     assert ([name for name, _ in matched.first], [name for name, _ in matched.second]) == (["c"], ["d"])
     assert [name for name, _ in match_names(first, second, endings=1).first] == ["a_liver", "c"]
+
+
+@pytest.mark.parametrize("name", ["case.nii", "case.nii.gz", "case.dcm", "case.DCM", "case.IMA", "case.dicom", "case"])
+def test_a_case_is_named_without_its_files_ending(name):
+    assert stem(Path(name)) == "case"
