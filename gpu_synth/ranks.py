@@ -7,7 +7,10 @@ from typing import NamedTuple, TypeVar
 import torch
 
 Item = TypeVar("Item")
-STARTERS = (("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+STARTERS = (
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # of a step: a batch script itself is one process, whatever NTASKS
+)
 
 
 class Rank(NamedTuple):
@@ -70,8 +73,10 @@ def find_device(device: str, local_rank: int) -> torch.device:
         return torch.device("cuda", local_rank % gpus) if gpus else torch.device("cpu")
     try:
         found = torch.device(device)
+        if found.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"{found.type} is neither cpu nor cuda")
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"device must be auto, cpu, cuda or cuda:0 and so on, and be there, got {device!r} ({first})") from error
     return found

@@ -49,7 +49,7 @@ def test_two_ranks_and_one_write_the_same_files(tmp_path):
     half = files(tmp_path / "options")
     assert len(half) == 3 * 5, "half of the volumes, and no card yet"
     assert all(want[name] == content for name, content in half.items())
-    finished([(command(tmp_path, "options"), {"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})])
+    finished([(command(tmp_path, "options"), {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"})])
     assert files(tmp_path / "options") == want
 
 
