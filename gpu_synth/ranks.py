@@ -1,7 +1,8 @@
 """Which of several processes this one is, as options, torchrun or SLURM say, and its share of the work."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -60,6 +61,17 @@ def _checked(names: str, number: int, world: int, local: int, told_by: str) -> R
     if not 0 <= number < world:
         raise ValueError(f"{names} must be a number from 0 and how many there are, got {number} and {world}; ranks are 0 to {world - 1}")
     return Rank(number, world, local, told_by)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: it splits tensors by their number, and vector and scalar code, at the ends of parts, round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def find_device(device: str, local_rank: int) -> torch.device:

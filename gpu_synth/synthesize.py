@@ -21,7 +21,7 @@ from gpu_synth.export import Labels, Scan, read_scan
 from gpu_synth.files import check_folder_to_write
 from gpu_synth.manifest import load_manifest
 from gpu_synth.plan_json import FORMAT
-from gpu_synth.ranks import Rank, find_device, find_rank
+from gpu_synth.ranks import Rank, find_device, find_rank, one_thread
 from gpu_synth.sources import Source, find_sources, match_names, stem
 from gpu_synth.synthesizer import TumorSynthesizer
 from gpu_synth.volume_job import FOLDERS, Job, Maker, claimed, hashes, is_kept, key_of, make, planned, read_record, refuse, uid_of
@@ -161,7 +161,7 @@ def read_all(root: Path) -> list[dict[str, Any]]:
 def _run(jobs: Sequence[Job], maker: Maker) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Make volumes, case by case; one that there cannot be is refused, and the others go on."""
     made, kept, refused, recipe = list[str](), list[str](), list[tuple[str, str]](), maker.recipe()
-    with Progress(console=Console(stderr=True)) as progress:
+    with one_thread(), Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("synthesising", total=len(jobs))
         for source, of_case in groupby(jobs, lambda job: job.source):
             scan: Scan | None = None
