@@ -279,6 +279,7 @@ def _head(job: Job, key: str, sources: Sequence[dict[str, str]], maker: Maker) -
         "versions": {
             "python": platform.python_version(),
             "zlib": zlib.ZLIB_RUNTIME_VERSION,
+            "cpu": torch.backends.cpu.get_cpu_capability(),  # its vector instructions: others round otherwise
             **{name: version(name) for name in ("torch", "numpy", "scipy", "nibabel")},
         },
     }
