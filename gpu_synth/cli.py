@@ -161,7 +161,7 @@ def doctor(arguments: Sequence[str]) -> int:
     findings = examine()
     show(findings, sys.stderr if as_json else sys.stdout)
     if as_json:
-        print(json.dumps(findings.as_json(), indent=1))
+        print(json.dumps(findings.as_json(), indent=1, allow_nan=False))
     return Exit.DONE if findings.healthy else Exit.PARTLY
 
 

@@ -62,6 +62,9 @@ def write_card(root: Path, records: Sequence[dict[str, Any]], rank: int = 0) -> 
     (root / NAME).mkdir(exist_ok=True)
     for name, content in files.items():
         _publish(root / name, content, rank)
+    for old in (root / NAME).glob("*.png"):  # of lesions that are no longer there
+        if old.stem not in drawn:
+            old.unlink(missing_ok=True)
     return root / f"{NAME}.md"
 
 

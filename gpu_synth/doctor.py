@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpu_synth import __version__
@@ -84,6 +85,8 @@ class Findings:
     def as_json(self) -> dict[str, Any]:
         """As plain data."""
         named = {name: [row._asdict() for row in rows] if isinstance(rows, list) else rows for name, rows in vars(self).items()}
+        for tried in named["self_test"]:
+            tried["apart_hu"] = tried["apart_hu"] if isfinite(tried["apart_hu"]) else None  # NaN is no JSON
         return {**named, "healthy": self.healthy}
 
 

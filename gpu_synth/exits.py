@@ -1,6 +1,7 @@
 """How the `gpu-synth` command ends: an exit code that programs can go by, and one line for people."""
 
 import dis
+import errno
 import os
 import select
 import sys
@@ -11,6 +12,7 @@ from contextlib import suppress
 from enum import IntEnum
 from types import TracebackType
 
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}  # a disk that is full, broken or gone: no mistake, and work has begun
 CHECKING = ("gpu_synth", "lightning")  # packages whose own `raise` tells the user what to change
 
 
@@ -88,7 +90,8 @@ def is_mistake(error: Exception) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(trace)]
     trains = any(f.f_code.co_name == "advance" and f.f_globals["__name__"].endswith("loops.training_epoch_loop") for f in frames)
     said = isinstance(error, (ValueError, TypeError, ImportError)) or type(error).__name__ == "MisconfigurationException"
-    return not trains and (isinstance(error, OSError) or (said and _was_raised_by_a_check(trace)))
+    known = isinstance(error, OSError) and error.errno not in MACHINE
+    return not trains and (known or (said and _was_raised_by_a_check(trace)))
 
 
 def _words(error: Exception) -> str:

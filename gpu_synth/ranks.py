@@ -1,13 +1,17 @@
 """Which of several processes this one is, as options, torchrun or SLURM say, and its share of the work."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
 
 Item = TypeVar("Item")
-STARTERS = (("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+STARTERS = (
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # of a step: a batch script itself is one process, whatever NTASKS
+)
 
 
 class Rank(NamedTuple):
@@ -59,6 +63,17 @@ def _checked(names: str, number: int, world: int, local: int, told_by: str) -> R
     return Rank(number, world, local, told_by)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: it splits tensors by their number, and vector and scalar code, at the ends of parts, round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def find_device(device: str, local_rank: int) -> torch.device:
     """Where a process works: "auto" takes the machine's GPUs in turn, else the CPU.
 
@@ -70,8 +85,10 @@ def find_device(device: str, local_rank: int) -> torch.device:
         return torch.device("cuda", local_rank % gpus) if gpus else torch.device("cpu")
     try:
         found = torch.device(device)
+        if found.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"{found.type} is neither cpu nor cuda")
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"device must be auto, cpu, cuda or cuda:0 and so on, and be there, got {device!r} ({first})") from error
     return found

@@ -18,12 +18,13 @@ from rich.progress import Progress
 from gpu_synth.conform import MOST_LABELS
 from gpu_synth.data_card import write_card
 from gpu_synth.export import Labels, Scan, read_scan
+from gpu_synth.files import check_folder_to_write
 from gpu_synth.manifest import load_manifest
 from gpu_synth.plan_json import FORMAT
-from gpu_synth.ranks import Rank, find_device, find_rank
+from gpu_synth.ranks import Rank, find_device, find_rank, one_thread
 from gpu_synth.sources import Source, find_sources, match_names, stem
 from gpu_synth.synthesizer import TumorSynthesizer
-from gpu_synth.volume_job import FOLDERS, Job, Maker, hashes, is_kept, key_of, make, planned, read_record, refuse, uid_of
+from gpu_synth.volume_job import FOLDERS, Job, Maker, claimed, hashes, is_kept, key_of, make, planned, read_record, refuse, uid_of
 from gpu_synth.volumes import VolumeError
 
 PRESET = "liver"
@@ -103,7 +104,7 @@ def synthesize(
         ValueError: An argument is out of range, or arguments do not go together; nothing was written.
         OSError: The folder cannot be written; what was finished before is kept.
     """
-    root = _root(out)
+    root = check_folder_to_write("out", out)
     if card:
         _check_alone(images, labels, datalist, data_dir, plan)
         return _only_card(root)
@@ -122,11 +123,16 @@ def synthesize(
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
     made, kept, refused = _run(who.share(jobs), maker)
-    records = [read_record(root, job.name) for job in jobs]
-    path = write_card(root, read_all(root), who.number) if all(records) else None
+    path = write_card(root, read_all(root), who.number) if all(_is_of_this_run(job, maker) for job in jobs) else None
     result = Synthesised(root, made, kept, refused, path)
     _print(result, who, len(jobs))
     return result
+
+
+def _is_of_this_run(job: Job, maker: Maker) -> bool:
+    """Whether a volume has its record, and not an earlier run's with other settings, which another process is about to replace."""
+    record = read_record(maker.root, job.name)
+    return record is not None and (job.edited is not None or record["recipe"] == maker.recipe())
 
 
 def _only_card(root: Path) -> Synthesised:
@@ -155,7 +161,7 @@ def read_all(root: Path) -> list[dict[str, Any]]:
 def _run(jobs: Sequence[Job], maker: Maker) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Make volumes, case by case; one that there cannot be is refused, and the others go on."""
     made, kept, refused, recipe = list[str](), list[str](), list[tuple[str, str]](), maker.recipe()
-    with Progress(console=Console(stderr=True)) as progress:
+    with one_thread(), Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("synthesising", total=len(jobs))
         for source, of_case in groupby(jobs, lambda job: job.source):
             scan: Scan | None = None
@@ -168,7 +174,8 @@ def _run(jobs: Sequence[Job], maker: Maker) -> tuple[tuple[str, ...], tuple[str,
                         kept.append(job.name)
                     else:
                         scan = scan or read_scan(source, maker.labels)
-                        make(job, scan, maker, key, sources)
+                        with claimed(maker.root, job.name):
+                            make(job, scan, maker, key, sources)
                         made.append(job.name)
                 except (VolumeError, MemoryError, torch.OutOfMemoryError) as error:
                     why = str(error) if isinstance(error, VolumeError) else f"{source.image}: not enough memory ({error})"
@@ -211,7 +218,9 @@ def _edited_job(path: Path, sources: Sequence[Source], maker: Maker) -> Job:
             f"plan must have a name of its own, got {path}, and {maker.root} holds the volume {path.stem} as it was drawn; "
             f"copy it: cp {path} {path.stem}-edited.json"
         )
-    job = Job(named[0], None, path.stem, int(document.get("uid", 0)), document)
+    if not isinstance(uid := document.get("uid"), int):
+        raise ValueError(f"uid of a plan must stay as it was written, a whole number, got {uid!r}; copy it from plans")
+    job = Job(named[0], None, path.stem, uid, document)
     planned(job, read_scan(job.source, maker.labels), maker)
     return job
 
@@ -228,13 +237,6 @@ def _sources(images: str | None, labels: str | None, datalist: str | None, data_
         matched = match_names([(stem(image), image)], [(stem(label), label)]).pairs
         return [Source(*pair) for pair in matched] or [Source(stem(image), image, label)]
     return find_sources(images, labels, datalist)
-
-
-def _root(out: str) -> Path:
-    root = Path(out)
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"out must be a folder, got the file {out}; name another")
-    return root
 
 
 def _labels(organ_labels: Iterable[int], real_tumor_labels: Iterable[int], tumor_label: int) -> Labels:
@@ -256,7 +258,7 @@ def _check_alone(*others: str | None) -> None:
 def _check_apart(root: Path, sources: Sequence[Source]) -> None:
     """Refuse to take what was made as what is to be altered."""
     for source in sources:
-        if (root / FOLDERS[0]).absolute() in source.image.absolute().parents:
+        if (root / FOLDERS[0]).resolve() in source.image.resolve().parents:
             raise ValueError(f"out must be another folder than the scans', got {root}, which holds {source.image}; name another")
 
 

@@ -6,8 +6,12 @@ A volume `NAME` of a data set is `images/NAME.nii.gz`, `labels/NAME.nii.gz`, `in
 
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Sequence
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -133,6 +137,44 @@ def is_kept(root: Path, job: Job, key: str) -> bool:
     return all(files[what].is_file() and files[what].stat().st_size == size for what, size in record["bytes"].items())
 
 
+@contextmanager
+def claimed(root: Path, name: str) -> Iterator[None]:
+    """Keep other runs off a volume while it is made: files of two runs under one name would be labels of another image.
+
+    The claim is a lock on the record's `.partial`; it goes with the process that holds it, however that ends.
+
+    Raises:
+        ValueError: Another run is making it.
+    """
+    record = files_of(root, name)["records"]
+    partial = record.with_name(f"{record.name}.partial")
+    with partial.open("ab") as stream:
+        if not _lock(stream.fileno(), partial):
+            raise ValueError(
+                f"out must be written by one run at a time, got {root}, where another is making {name}; wait until it has ended"
+            )
+        try:
+            yield
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Whether a file is this process's alone; taken to be, where the file system or Windows has no such locks."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())  # else its holder has just ended, and given it its name
+
+
 def discard(root: Path, name: str) -> None:
     """Take away what an earlier run made of a volume and is no longer true, the record first."""
     for path in reversed(files_of(root, name).values()):
@@ -234,5 +276,10 @@ def _head(job: Job, key: str, sources: Sequence[dict[str, str]], maker: Maker) -
         "key": key,
         "sources": list(sources),
         "recipe": recipe,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "scipy", "nibabel")}},
+        "versions": {
+            "python": platform.python_version(),
+            "zlib": zlib.ZLIB_RUNTIME_VERSION,
+            "cpu": torch.backends.cpu.get_cpu_capability(),  # its vector instructions: others round otherwise
+            **{name: version(name) for name in ("torch", "numpy", "scipy", "nibabel")},
+        },
     }

@@ -95,8 +95,11 @@ def test_each_way_of_making_is_told(made, tmp_path):
 
 def test_a_data_set_of_refused_volumes_has_a_card_too(tmp_path):
     write_case(tmp_path, "empty")
+    run(tmp_path)
+    assert len(list((tmp_path / "out" / "data-card").iterdir())) == 4
     write(tmp_path / "labels" / "empty.nii.gz", organ() * 0)
     run(tmp_path)
+    assert not list((tmp_path / "out" / "data-card").iterdir()), "plots of what is gone are gone"
     assert facts(tmp_path / "out")["lesions"] == 0
     page = (tmp_path / "out" / "data-card.md").read_text()
     assert "0 volumes of 0 cases" in page

@@ -292,6 +292,16 @@ def test_a_backend_that_differs_is_caught(change, says, small, monkeypatch):
     assert not any(row.error for row in tried if row.backend == "torch")
 
 
+def test_what_is_not_a_number_is_null_in_json(capsys, monkeypatch):
+    findings = Findings(
+        self_test=[Tried("torch", "cpu", "liver"), Tried("cupy", "cuda", "liver", apart_hu=float("nan"), error="HU are nan apart")]
+    )
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    main(["doctor", "--json"])
+    out = capsys.readouterr()
+    assert [row["apart_hu"] for row in json.loads(out.out, parse_constant=pytest.fail)["self_test"]] == [0.0, None]
+
+
 def test_a_backend_that_fails_is_told_and_the_command_ends_with_1(small, monkeypatch, capsys):
     monkeypatch.setattr(self_test, "backends", lambda: [("torch", "cpu"), ("torch", "nowhere")])
     monkeypatch.setattr(installed, "requires", lambda _: [])

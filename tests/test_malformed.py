@@ -104,7 +104,7 @@ ROWS = [
     Row("plan-missing", f"{SYNTHESIZE} --plan nowhere.json", "plan must be a JSON file from plans, edited, got nowhere.json"),
     Row("plan-is-no-json", f"{SYNTHESIZE} --plan text", "plan must be a JSON file from plans, edited, got text"),
     Row("plan-of-another-format", f"{SYNTHESIZE} --plan test.json", "plan must be JSON of format 'gpu-synth plan json 1', as gpu-synth"),
-    Row("into-a-file", SYNTHESIZE.replace("--out out", "--out text"), "out must be a folder, got the file text; name another"),
+    Row("into-a-file", SYNTHESIZE.replace("--out out", "--out text"), "out must be a folder, got text, which is a file; name another"),
     Row("unknown-backend", f"{SYNTHESIZE} --backend cuda", "backend must be one of auto, torch, cupy, got 'cuda'; did you mean 'cupy'?"),
     Row("unknown-device", f"{SYNTHESIZE} --device tpu", "device must be auto, cpu, cuda or cuda:0 and so on, and be there, got 'tpu'"),
     Row("tumour-is-organ", f"{SYNTHESIZE} --tumor_label 1", "tumor_label must be a whole number from 1 and none of organ_labels, got 1"),

@@ -1,6 +1,8 @@
 """`gpu-synth synthesize`: what is written, what is kept, edited plans, and what is refused before anything is written."""
 
+import errno
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -11,10 +13,11 @@ from emulator import emulated
 from made_volumes import SMALL, edited, files, run, scans, voxels
 
 from gpu_synth.cli import main
+from gpu_synth.exits import Exit
 from gpu_synth.manifest import load_manifest
 from gpu_synth.ranks import Rank, find_device, find_rank
 from gpu_synth.synthesize import synthesize
-from gpu_synth.volume_job import FOLDERS, read_record, uid_of
+from gpu_synth.volume_job import FOLDERS, claimed, read_record, uid_of
 
 
 def test_each_variant_of_each_case_has_its_files(tmp_path):
@@ -121,6 +124,46 @@ def test_kernels_write_what_torch_writes(tmp_path, monkeypatch):
     assert run(tmp_path, "kernels", backend="torch").made == ("a_v0", "b_v0"), "another backend is another recipe"
 
 
+def test_a_full_disk_ends_the_run_by_name_and_the_rest_is_taken_up_again(tmp_path, monkeypatch, capsys):
+    scans(tmp_path, "a", "b")
+    run(tmp_path, "want")
+    fsync, left = os.fsync, [6 + 3]  # the first volume and its plan, packed; then a plan and two files of the second
+
+    def full(descriptor):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    where = [f"--{folder}={tmp_path}/{folder}" for folder in FOLDERS[:2]]
+    assert main(["synthesize", *where, f"--out={tmp_path}/out", f"--overrides.size_prob={list(SMALL['size_prob'])}"]) == Exit.FAILED
+    assert f"No space left on device: '{tmp_path}/out/instances/b_v0.nii.gz'" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    again = run(tmp_path)
+    assert (again.made, again.kept) == (("b_v0",), ("a_v0",))
+    assert files(tmp_path / "out") == files(tmp_path / "want")
+
+
+def test_a_volume_that_another_run_is_making_is_left_to_it(tmp_path):
+    scans(tmp_path, "a", "b")
+    run(tmp_path, seed=1)
+    before = files(tmp_path / "out")
+    with claimed(tmp_path / "out", "a_v0"), pytest.raises(ValueError, match=r"one run at a time, .* another is making a_v0; wait"):
+        run(tmp_path)
+    assert {name: content for name, content in files(tmp_path / "out").items() if not name.endswith(".partial")} == before
+    assert run(tmp_path).made == ("a_v0", "b_v0")
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+def test_no_card_tells_of_a_mixture_while_another_rank_is_at_work(tmp_path):
+    scans(tmp_path, "a", "b")
+    run(tmp_path, seed=1)
+    assert run(tmp_path, rank=0, world_size=2).card is None, "b_v0 is still of the other seed"
+    assert run(tmp_path, rank=1, world_size=2).card is not None
+
+
 def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, monkeypatch):
     scans(tmp_path, "a", "b")
 
@@ -206,6 +249,7 @@ WRONG = {
     "twice": (lambda p: p["lesions"].append(p["lesions"][0]), "each once, got 1"),
     "no list": (lambda p: p.update(lesions=3), "lesions must be a list of objects"),
     "uid": (lambda p: p.update(uid=3), "uid of a plan must stay"),
+    "uid in words": (lambda p: p.update(uid="three"), "uid of a plan must stay as it was written, a whole number, got 'three'"),
     "scan field": (lambda p: p["scan"].update(noise=3), "did you mean 'noise_hu'"),
     "grid": (lambda p: p["grid"].update(shape_vox=[1, 2, 3]), "must be of this scan"),
     "packed": (lambda p: p.update(exact="abc"), "exact must be left as it was written"),
@@ -240,7 +284,7 @@ CASES = ["--images", "images", "--labels", "labels", "--out", "out"]
         (["--out", "out"], "images and labels, or datalist alone, must be given"),
         (["--images", "nowhere", "--labels", "labels", "--out", "out"], "images must be a folder of .nii"),
         ([*CASES, "--data_dir", "images"], "data_dir must be given alone"),
-        ([*CASES[:4], "--out", "images/a.nii.gz"], "out must be a folder, got the file"),
+        ([*CASES[:4], "--out", "images/a.nii.gz"], "out must be a folder, got images/a.nii.gz, which is a file"),
         ([*CASES, "--preset", "livr"], "did you mean 'liver'"),
         ([*CASES, "--overrides.cnr", "3"], "preset field must be one of"),
         ([*CASES, "--overrides.size_prob", "[1, 1, 0, 0]"], "size_prob must add up to 1"),
@@ -250,6 +294,7 @@ CASES = ["--images", "images", "--labels", "labels", "--out", "out"]
         ([*CASES, "--tumor_label", "1"], "tumor_label must be a whole number from 1 and none of organ_labels"),
         ([*CASES, "--real_tumor_labels", "1"], "none of them real_tumor_labels"),
         ([*CASES, "--device", "tpu"], "device must be auto, cpu, cuda"),
+        ([*CASES, "--device", "meta"], "'meta' (meta is neither cpu nor cuda)"),
         ([*CASES, "--device", "cpu", "--backend", "cupy"], "backend 'cupy' must have CUDA tensors"),
         ([*CASES, "--backend", "jax"], "backend must be one of"),
         ([*CASES, "--rank", "0"], "rank and world_size must be given together"),
@@ -281,10 +326,11 @@ def test_what_was_made_is_no_source_of_the_same_folder(tmp_path):
 
 
 def test_ranks_are_what_options_torchrun_or_slurm_say():
-    torchrun, slurm = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_LOCALID": "1"}
+    torchrun, slurm = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}
     assert find_rank(None, None, {}) == Rank()
     assert find_rank(None, None, {**torchrun, **slurm}) == Rank(1, 4, 0, "torchrun")
-    assert find_rank(None, None, slurm) == Rank(2, 3, 1, "SLURM")
+    assert find_rank(None, None, {**slurm, "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}) == Rank(2, 3, 1, "SLURM")
+    assert find_rank(None, None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == Rank(), "a batch script's own process does all of the work"
     assert find_rank(0, 1, torchrun) == Rank(0, 1, 0, "options")
     with pytest.raises(ValueError, match="RANK and WORLD_SIZE must be whole numbers"):
         find_rank(None, None, {"RANK": "x", "WORLD_SIZE": "2"})

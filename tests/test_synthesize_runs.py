@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from ct_files import ct, write
 from made_volumes import SMALL, files, scans
 
 from gpu_synth.synthesize import synthesize
@@ -49,8 +51,46 @@ def test_two_ranks_and_one_write_the_same_files(tmp_path):
     half = files(tmp_path / "options")
     assert len(half) == 3 * 5, "half of the volumes, and no card yet"
     assert all(want[name] == content for name, content in half.items())
-    finished([(command(tmp_path, "options"), {"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})])
+    finished([(command(tmp_path, "options"), {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"})])
     assert files(tmp_path / "options") == want
+
+
+@pytest.mark.parametrize("preset", ["liver", "liver-hu2022"])
+def test_the_number_of_threads_does_not_matter(tmp_path, preset):
+    scans(tmp_path, "a")
+    write(tmp_path / "images" / "a.nii.gz", ct().astype(np.float32))  # nothing is rounded away
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            where = {folder: f"{tmp_path}/{folder}" for folder in FOLDERS[:2]}
+            assert synthesize(out=str(tmp_path / str(n)), **where, preset=preset).made == ("a_v0",)
+    finally:
+        torch.set_num_threads(threads)
+    assert files(tmp_path / "1") == files(tmp_path / "3")
+
+
+def test_two_runs_at_once_make_no_volume_of_both(tmp_path):
+    """One seed each, into one folder: whoever meets the other at a volume ends, and what has a record is of one seed."""
+    scans(tmp_path, "a", "b", "c")
+    seeds = [files(finished_alone(tmp_path, f"seed-{seed}", "--seed", str(seed))) for seed in range(2)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command(tmp_path, "both", "--seed", str(seed)), env=ENVIRONMENT, **pipes) for seed in range(2)]
+    for process in running:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0 or "gpu-synth: error: out must be written by one run at a time" in said
+    got = files(tmp_path / "both")
+    for name in (f"{case}_v{variant}" for case in "abc" for variant in range(2)):
+        if f"records/{name}.json" in got:
+            of = [seed for seed in seeds if seed[f"records/{name}.json"] == got[f"records/{name}.json"]]
+            assert [{path for path in got if f"/{name}." in path and got[path] != seed[path]} for seed in of] == [set()]
+    finished_alone(tmp_path, "both", "--seed", "1")
+    assert files(tmp_path / "both") == seeds[1]
+
+
+def finished_alone(folder, out, *more):
+    finished([(command(folder, out, *more), {})])
+    return folder / out
 
 
 def test_the_card_can_be_written_afterwards(tmp_path):
