@@ -22,7 +22,7 @@ def whole_file(path: str | PathLike[str]) -> Iterator[BinaryIO]:
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say of which file
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk does not say of which file
             error.filename = str(path)
         raise
 
