@@ -113,8 +113,9 @@ def examine() -> Findings:
 def _machine(findings: Findings) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     findings.machine |= {"gpu-synth": __version__, "Python": platform.python_version(), "system": platform.platform(), "cores": str(cores)}
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        findings.machine["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"
+    if hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_AVPHYS_PAGES"} <= os.sysconf_names.keys():
+        total, free = (os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") / GIB for pages in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+        findings.machine["memory"] = f"{total:.1f} GiB, {free:.1f} GiB of it unused"
 
 
 def _packages(findings: Findings) -> None:
