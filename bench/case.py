@@ -84,6 +84,7 @@ class Case:
         warm_up: Runs before the clock starts.
         cycle: Runs come in multiples of it.
         watch: Who adds columns to the row.
+        beside: What is timed in turns with it, and what its time is told as a multiple of.
     """
 
     run: Callable[[], object]
@@ -93,6 +94,7 @@ class Case:
     warm_up: int = 3
     cycle: int = 1
     watch: NoColumns = field(default_factory=NoColumns)
+    beside: Callable[[], object] | None = None
 
 
 Rows = Callable[[torch.device, bool], Sequence[Setting]]

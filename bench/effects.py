@@ -1,13 +1,13 @@
 """What each effect of the lesion model costs: alone, and all together, beside the published method on the same patches."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpu_synth import TumorSynthesizer, presets
+from gpu_synth import TumorSynthesizer
 from gpu_synth.bench.case import ORGAN_HU, SEED, SPACING_MM, Case, Setting, patches
-from gpu_synth.lesion_preset import LesionPreset
 
 NOISE_HU, VESSEL_HU = 12.0, 60.0
 CYCLE = 24  # samples that each row is a mean of, or a multiple: lesions differ from sample to sample
@@ -48,12 +48,11 @@ def case(device: torch.device, setting: Setting) -> Case:
     image += VESSEL_HU * ((i[:, None, None] & j[:, None]) | (j[:, None] & k))  # 7 % of the voxels: a venous phase has 4 to 8
     label[:, :, : setting.whole_vox[0] // 8] = 0
     image[label == 0] -= ORGAN_HU
-    name, overrides = EFFECTS[setting.effect or PLAIN]
-    synth = TumorSynthesizer(name, prob=1.0, seed=SEED, backend=setting.backend or "auto", **overrides)
-    assert setting.effect == PLAIN or isinstance(presets.get(name), LesionPreset)
 
-    def run() -> tuple[Tensor, Tensor]:
-        out: tuple[Tensor, Tensor] = synth(image, label, SPACING_MM)
-        return out
+    def synthesis(effect: str) -> Callable[[], tuple[Tensor, Tensor]]:
+        name, overrides = EFFECTS[effect]
+        synth = TumorSynthesizer(name, prob=1.0, seed=SEED, backend=setting.backend or "auto", **overrides)
+        return lambda: synth(image, label, SPACING_MM)
 
-    return Case(run, (image, label), cycle=CYCLE)
+    effect = setting.effect or PLAIN
+    return Case(synthesis(effect), (image, label), cycle=CYCLE, beside=None if effect == PLAIN else synthesis(PLAIN))

@@ -38,6 +38,7 @@ class Row(Setting):
         times_floor: Median over floor.
         images_per_second: Samples over mean time.
         times_published: Those over the published method's on one core, same classes, same run.
+        times_plain: Mean over that of the published method as this package has it, which ran in turns with it.
         share: Share of a training step that is synthesis.
         gpu_utilisation: Share of time in which the GPU runs a kernel.
     """
@@ -55,6 +56,7 @@ class Row(Setting):
     times_floor: float | None = None
     images_per_second: float | None = None
     times_published: float | None = None
+    times_plain: float | None = None
     share: float | None = None
     gpu_utilisation: float | None = None
 
@@ -142,6 +144,7 @@ def time_row(operation: Operation, setting: Setting, device: torch.device, secon
         floor_ms=floor_ms,
         times_floor=spent.ms / floor_ms if floor_ms else None,
         images_per_second=1000 * setting.samples / spent.mean_ms if setting.size_class else None,
+        times_plain=spent.times_beside,
         gpu_utilisation=statistics.mean(used) if used and case.loop else None,
         **case.watch.columns(sum(spent.runs_ms)),
     )
@@ -149,11 +152,15 @@ def time_row(operation: Operation, setting: Setting, device: torch.device, secon
 
 def _clock(case: Case, on_device: bool, seconds: float, least: int) -> Spent:
     if on_device:
-        return cuda_times(case.run, seconds, least, case.warm_up)
+        spent = cuda_times(case.run, seconds, least, case.warm_up)
+        beside = case.beside and cuda_times(case.beside, seconds, least, case.warm_up)
+        return spent._replace(beside_ms=beside.runs_ms) if beside else spent
     for _ in range(case.warm_up):
         case.run()
+        if case.beside:
+            case.beside()
     case.watch.started()
-    return host_times(case.run, seconds, least, 0, case.cycle)
+    return host_times(case.run, seconds, least, 0, case.cycle, case.beside)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from gpu_synth.bench.effects import PLAIN
 from gpu_synth.bench.learning.tables import TABLES as LEARNING
 from gpu_synth.bench.machine import REPOSITORY
 from gpu_synth.bench.settings import ALL
@@ -117,10 +116,9 @@ def ratios(result: dict[str, Any]) -> str:
 
 
 def effects(result: dict[str, Any]) -> str:
-    """Each effect of the lesion model alone, all together, and the published method, as multiples of the latter."""
-    plain = {_how(row): row["mean_ms"] for row in _named(result, "effects") if row["effect"] == PLAIN}
+    """Each effect of the lesion model alone, all together, and the published method, as multiples of the latter, run in turns with them."""
     rows = [
-        (row["effect"], row["batch"], _how(row), _short(row["mean_ms"]), _short(row["mean_ms"] / plain[_how(row)]))
+        (row["effect"], row["batch"], _how(row), _short(row["mean_ms"]), _short(row["times_plain"] or 1.0))
         for row in _named(result, "effects")
     ]
     return _table(("what is on", "batch", "backend", "mean ms", "× published method"), rows)

@@ -143,6 +143,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("× floor", _figure("times_floor")),
     ("images/s", _figure("images_per_second")),
     ("× published", _figure("times_published")),
+    ("× plain", _figure("times_plain")),
     ("share", _figure("share", "{:.2%}")),
     ("GPU used", _figure("gpu_utilisation", "{:.0%}")),
 )

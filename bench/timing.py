@@ -17,11 +17,17 @@ HOLD_CYCLES = 20_000_000  # some 10 ms for which the device is held up, so that 
 
 
 class Spent(NamedTuple):
-    """Milliseconds of each run, or mean of each group of runs; further clocks on CUDA."""
+    """Milliseconds of each run, or mean of each group of runs; further clocks on CUDA; and of what is run beside."""
 
     runs_ms: list[float]
     device_ms: float | None = None
     call_ms: float | None = None
+    beside_ms: list[float] | None = None
+
+    @property
+    def times_beside(self) -> float | None:
+        """Mean, as a multiple of that of what is run beside."""
+        return None if self.beside_ms is None else self.mean_ms / statistics.mean(self.beside_ms)
 
     @property
     def ms(self) -> float:
@@ -39,7 +45,9 @@ class Spent(NamedTuple):
         return sorted(self.runs_ms)[-(-9 * len(self.runs_ms) // 10) - 1]
 
 
-def host_times(run: Callable[[], object], seconds: float, least: int = 5, warm_up: int = 3, cycle: int = 1) -> Spent:
+def host_times(
+    run: Callable[[], object], seconds: float, least: int = 5, warm_up: int = 3, cycle: int = 1, beside: Callable[[], object] | None = None
+) -> Spent:
     """Time runs by the wall clock, one by one.
 
     Args:
@@ -48,16 +56,20 @@ def host_times(run: Callable[[], object], seconds: float, least: int = 5, warm_u
         least: Runs at the least.
         warm_up: Runs before the clock starts.
         cycle: Runs come in multiples of it.
+        beside: What takes turns with it: of two things timed one after the other, a busy machine may slow down one alone.
     """
+    both = [run] if beside is None else [run, beside]
     for _ in range(warm_up):
-        run()
-    spent: list[float] = []
+        for one in both:
+            one()
+    spent: list[list[float]] = [[] for _ in both]
     until = time.perf_counter() + seconds
-    while len(spent) < least or len(spent) % cycle or time.perf_counter() < until:
-        begin = time.perf_counter()
-        run()
-        spent.append(1000 * (time.perf_counter() - begin))
-    return Spent(spent)
+    while len(spent[0]) < least or len(spent[0]) % cycle or time.perf_counter() < until:
+        for one, of_one in zip(both, spent, strict=True):
+            begin = time.perf_counter()
+            one()
+            of_one.append(1000 * (time.perf_counter() - begin))
+    return Spent(spent[0], beside_ms=None if beside is None else spent[1])
 
 
 def cuda_times(run: Callable[[], object], seconds: float, least: int = 5, warm_up: int = 3) -> Spent:

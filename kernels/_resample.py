@@ -85,4 +85,6 @@ def trilinear(field: Tensor, ways: Sequence[Along]) -> Tensor:
 def gather(field: Tensor, offset: Tensor) -> Tensor:
     """Voxels of each sample at offsets `(b, …)`."""
     bits = field.view(_SIGNED.get(field.dtype, field.dtype))
+    if len(field) == 1:
+        return bits.reshape(-1).index_select(0, offset.flatten()).view_as(offset).view(field.dtype)  # faster on a host
     return bits.reshape(len(field), -1).gather(1, offset.flatten(1)).view_as(offset).view(field.dtype)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gpu_synth.kernels import _host
 from gpu_synth.kernels._cached import cached
+from gpu_synth.kernels._masks import planes_with_some
 from gpu_synth.kernels.gaussian import apply_matrices
 
 SIGMA_MM, REACH_VOX = 2.5, 7  # of the Gaussian that smooths masks, which is cut at three sigma or wider
@@ -25,6 +26,7 @@ MOST_SHIFT, MOST_STRENGTH = 0.6, 0.35  # sigma: a surface is shifted no farther,
 MOST_VOX = 3.0  # that anything is moved along an axis
 MOST_DEPTH, MOST_DEPTH_VOX = 2.2, 6.0  # sigma, and voxels along an axis, between a voxel and the surface's point next to it
 HOLD = 16.0  # times a smoothed mask of other labels is the share of a shift that they hold back
+_STEP_VOX = 16  # ends of the box around a surface are multiples of it
 _TO_NORMAL, _POWER = 4.91, 0.14  # Tukey's lambda for the normal distribution's quantiles, right to 0.03 for shares of 0.02 to 0.98
 
 
@@ -76,23 +78,39 @@ def band(organ: Bool[Tensor, "i j k"], other: Bool[Tensor, "i j k"], spacing_mm:
         spacing_mm: Along i, j, k.
     """
     host = _host.on_host(organ.device)
-    if host and bool(organ.all()):
+    box = _around_surface(organ) if host else [(0, n) for n in organ.shape]
+    if any(start == end for start, end in box):
         return None
-    matrices = [_matrix(mm, n, str(organ.device)) for mm, n in zip(spacing_mm, organ.shape, strict=True)]
-    smooth = apply_matrices(organ[None].float(), matrices)[0]
+    organ_there, other_there = (mask[tuple(slice(start, end) for start, end in box)] for mask in (organ, other))
+    matrices = [_matrix(mm, n, str(organ.device)) for mm, n in zip(spacing_mm, organ_there.shape, strict=True)]
+    smooth = apply_matrices(organ_there[None].float(), matrices)[0]
     gradient = [_gradient(smooth, axis, mm) for axis, mm in enumerate(spacing_mm)]
     near = _square(gradient) > CUT**2 if host else torch.ones_like(organ)
-    offset = near.view(-1).nonzero().view(1, -1) if host else torch.arange(organ.numel(), device=organ.device)[None]
-    if offset.numel() == 0:
+    at = near.nonzero().t().contiguous() if host else torch.cartesian_prod(*(torch.arange(n, device=organ.device) for n in organ.shape)).t()
+    i, j, k = at[:, None]
+    found = (i * near.shape[1] + j).mul_(near.shape[2]).add_(k)
+    if found.numel() == 0:
         return None
     free = None
-    if not host or bool(other.any()):
-        held = _inner(apply_matrices(other[None].float(), matrices)[0]).mul(HOLD / WEIGHT_SUM**3)
-        free = (1.0 - held).clamp_min_(0.0).view(1, -1).gather(1, offset)
-    i, jk = offset // (organ.shape[1] * organ.shape[2]), offset % (organ.shape[1] * organ.shape[2])
-    voxel = [i, jk // organ.shape[2], jk % organ.shape[2]]
-    share = _inner(smooth).div(WEIGHT_SUM**3).view(1, -1).gather(1, offset)
-    return Band(voxel, offset, [g.view(1, -1).gather(1, offset) for g in gradient], share, free)
+    if not host or bool(other_there.any()):
+        held = _inner(apply_matrices(other_there[None].float(), matrices)[0]).mul(HOLD / WEIGHT_SUM**3)
+        free = (1.0 - held).clamp_min_(0.0).view(1, -1).gather(1, found)
+    voxel = [x.add_(start) for x, (start, _) in zip((i, j, k), box, strict=True)]
+    offset = (i * organ.shape[1] + j).mul_(organ.shape[2]).add_(k)
+    share = _inner(smooth).div(WEIGHT_SUM**3).view(1, -1).gather(1, found)
+    return Band(voxel, offset, [g.view(1, -1).gather(1, found) for g in gradient], share, free)
+
+
+def _around_surface(organ: Bool[Tensor, "i j k"]) -> list[tuple[int, int]]:
+    """Where a smoothed mask is not the same all around, and what lies in its reach; in few different sizes, for which matrices are kept."""
+    box = []
+    for n, has_organ, has_rest in zip(organ.shape, planes_with_some(organ), planes_with_some(~organ), strict=True):
+        borders = has_organ & has_rest
+        borders[1:] |= has_organ[1:] != has_organ[:-1]
+        at = borders.nonzero()[:, 0].tolist()
+        start, end = (at[0] - 2 * (REACH_VOX + 1), at[-1] + 2 * (REACH_VOX + 1)) if at else (0, 0)
+        box.append((max(0, start // _STEP_VOX * _STEP_VOX), min(n, -(-end // _STEP_VOX) * _STEP_VOX)))
+    return box
 
 
 def _inner(padded: Tensor) -> Tensor:

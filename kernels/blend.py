@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _launch
+from gpu_synth.kernels._masks import finite
 
 
 def blend_(
@@ -70,5 +71,5 @@ def blend_torch(
     """Twin of the kernel."""
     change = texture.mul(occupancy).mul_(contrast_hu[:, None, None, None]).mul_(label == organ_label)
     changed = image.to(torch.promote_types(image.dtype, torch.float32)).add(change).to(image.dtype)
-    image.copy_(torch.where((change != 0) & image.isfinite(), changed, image))
+    image.copy_(torch.where((change != 0) & finite(image), changed, image))
     label.copy_(torch.where(number > 0, tumor_label, label))

@@ -3,10 +3,10 @@
 #include "surface.cuh"
 
 constexpr int THREADS = TILE_J * TILE_K;
-constexpr int FIELDS = 16, WAVES = 8;
+constexpr int FIELDS = 12, WAVES = 8;
 constexpr int PLACES = TILE_I + TILE_J + TILE_K;
-constexpr double LONGEST_MM = 26.0, SHORTEST_MM = 12.0;
-constexpr float HALF_LEAD = 1.0f, LEAST_CONTRAST = 0.4375f, CONTRAST_STEP = 0.075f, MEAN = 0.1873f, SD = 0.2206f;
+constexpr double LONGEST_MM = 25.0, SHORTEST_MM = 11.5;
+constexpr float HALF_LEAD = 1.0f, LEAST_CONTRAST = 0.45f, CONTRAST_STEP = 0.1f, MEAN = 0.2051f, SD = 0.2338f;
 constexpr int FAR_MASK = REACH + 1, FAR_IMAGE = FAR_MASK + 4, FAR_NODULES = FAR_MASK + 7;  // voxels between what is read and whom it serves
 enum { IS_ORGAN = 1, IS_REST = 2, IS_OTHER = 4 };
 
@@ -59,7 +59,7 @@ mark_kernel(unsigned char* marks, const void* label, int label_kind, long long o
 
 // Profile of nodules, a tile a block; none where no organ is near. A thread walks eight voxels along i. For each field, waves along the
 // tile's axes are tabled in shared memory; angles are reduced in double, so that they are as good far from the origin.
-// Bytes: 4 written a voxel; operations: 512 of waves and 80 comparisons and choices a voxel, and 24 sines and cosines a thread.
+// Bytes: 4 written a voxel; operations: 384 of waves and 60 comparisons and choices a voxel, and 18 sines and cosines a thread.
 extern "C" __global__ void __launch_bounds__(THREADS)
 nodules_kernel(float* profile, const double* waves, const unsigned char* marks, const float* strength, const float* nodule_hu, int n_i, int n_j, int n_k,
                int origin_i, int origin_j, int origin_k, double mm_i, double mm_j, double mm_k) {

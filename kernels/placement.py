@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _launch
+from gpu_synth.kernels._masks import some
 from gpu_synth.kernels.rng import Purpose, to_integer, words
 
 WEIGHT_ONE = 65536  # weight of a slice that is wholly in the extent
@@ -108,7 +109,7 @@ def place_torch(label: Tensor, site: Site, extent: Tensor, slots: int, seed: int
     organ, eroded = (mask.movedim(1 + site.axial_axis, 3) for mask in (organ, eroded))
     per_row = eroded.sum(2, dtype=torch.int32)  # (b, i, k)
     per_slice = per_row.sum(1, dtype=torch.int32)  # (b, k)
-    weight = _slice_weights(organ.any(2).any(1), extent) * (per_slice > 0)
+    weight = _slice_weights(some(organ, 1, 2), extent) * (per_slice > 0)
     ends = weight.cumsum(-1)[:, None]
     word = words(seed, uid, Purpose.PLACEMENT, slots, 2)
     axial = _pick(ends, to_integer(word[..., 0], 0, ends[..., -1] - 1)[..., None])
@@ -121,7 +122,7 @@ def place_torch(label: Tensor, site: Site, extent: Tensor, slots: int, seed: int
     centre = torch.empty(*row.shape, 3, dtype=torch.int64, device=organ.device)
     for axis, chosen in zip((*site.in_plane, site.axial_axis), (row, _pick(line, rank - before[..., None]), axial), strict=True):
         centre[..., axis] = chosen
-    has_tumor = (label == site.tumor_label).flatten(1).any(1)
+    has_tumor = some(label == site.tumor_label, 1, 2, 3)
     return Placement(centre, (weight > 0).any(-1) & ~has_tumor)
 
 

@@ -18,10 +18,12 @@ from torch import Tensor
 from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._cached import cached
 from gpu_synth.kernels._columns import Trait
+from gpu_synth.kernels._masks import some
 from gpu_synth.kernels._outline import radius_at, rotation, waves
 from gpu_synth.kernels.rng import Purpose, to_integer, to_uniform, words
 
 CANDIDATES, LOOKS, SLOTS = 64, 256, 64
+_AT_A_TIME = 8  # candidates that a host looks at: most lesions take one of the first
 _FREE, _OUTSIDE, _VESSEL = 0, 1, 2  # what a voxel is to a lesion
 WIDE_MM = 2.0
 DENT = 0.15  # of the surface's distance: what stands out of an outline beside a direction
@@ -185,7 +187,7 @@ def sites_torch(
         ground.masked_fill_(organ & (maps.vessel > 0), _VESSEL)
     word = words(seed, uid, Purpose.SITE, slots, 4 * CANDIDATES).view(b, slots, CANDIDATES, 4)
     centre, anywhere = _anywhere(organ, maps.where, word)
-    possible = organ.flatten(1).any(1) & ~(label == tumor_label).flatten(1).any(1)
+    possible = some(organ, 1, 2, 3) & ~some(label == tumor_label, 1, 2, 3)
     given_vox = torch.full_like(centre[:, :, 0], torch.nan) if wanted.given_vox is None else wanted.given_vox
     given, reach_mm, slot_of = given_vox.isfinite().all(-1), wanted.reach_mm, torch.arange(slots, device=device)
     parents, wave = wanted.lesion[..., Trait.PARENT].to(torch.int64), waves(seed, uid, slots)
@@ -197,13 +199,17 @@ def sites_torch(
         if not _host.on_host(device) or near.any():
             around, inside = _near(chosen, placed, wanted, slot, rule.apart_mm, word[:, slot], wave, spacing, organ)
             at, fits = torch.where(near[..., None], around, at), ~near | inside
-        vessel, outside = _looked_at(ground, at, reach_mm[:, slot], spacing)
-        fits = fits & ~(vessel & avoids[:, slot, None]) & (outside <= most_outside)
         others = placed & (slot_of != slot) & (slot_of != parents[:, slot, None])
         gap = ((at[:, :, None] - chosen[:, None]) * spacing).square().sum(-1)  # (b, candidates, slots)
         least = (reach_mm[:, slot, None, None] + reach_mm[:, None] + rule.apart_mm).clamp_min(0.0).square()
-        fits &= ((gap >= least) | ~others[:, None]).all(-1)
-        first = torch.where(fits, torch.arange(CANDIDATES, device=device), CANDIDATES).amin(-1)
+        fits = fits & ((gap >= least) | ~others[:, None]).all(-1)
+        first = torch.full((b,), CANDIDATES, device=device)
+        for few in torch.split(torch.arange(CANDIDATES, device=device), _AT_A_TIME if _host.on_host(device) else CANDIDATES):
+            vessel, outside = _looked_at(ground, at[:, few], reach_mm[:, slot], spacing)
+            suit = fits[:, few] & ~(vessel & avoids[:, slot, None]) & (outside <= most_outside)
+            first = torch.minimum(first, torch.where(suit, few, CANDIDATES).amin(-1))
+            if _host.on_host(device) and ((first < CANDIDATES) | ~fits.any(-1)).all():
+                break
         placed[:, slot] |= wanted.active[:, slot] & possible & ~given[:, slot] & (first < CANDIDATES)
         index = first.clamp_max(CANDIDATES - 1)[:, None, None].expand(-1, 1, 3)
         chosen[:, slot] = torch.where(given[:, slot, None], chosen[:, slot], at.gather(1, index)[:, 0])

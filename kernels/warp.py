@@ -169,7 +169,7 @@ class _Region(NamedTuple):
 
 
 def _regions(rows: list[list[float]], shape: Sequence[int], spacing: list[float], origin_vox: Sequence[int]) -> Iterator[_Region]:
-    """The box of each lesion, where it lies over the array. Where boxes overlap, both yield the same voxels, with the same result.
+    """The box of each lesion, where it lies over the array, but boxes within others: where boxes overlap, both yield the same result.
 
     A lesion moves what it reaches towards its own centre, hence within its box; only others can move it out, by what they move at most.
     """
@@ -180,11 +180,17 @@ def _regions(rows: list[list[float]], shape: Sequence[int], spacing: list[float]
         if push > 0.0 and all(start < end for start, end in box):
             boxes[slot] = box
     for own, box in boxes.items():
+        if any(_within(box, other) and (slot < own or box != other) for slot, other in boxes.items()):
+            continue
         slots = [slot for slot, other in boxes.items() if all(a < d and c < b for (a, b), (c, d) in zip(box, other, strict=True))]
         farthest_mm = FARTHEST * sum(rows[slot][4] * rows[slot][5] for slot in slots if slot != own)
         more = [math.ceil(farthest_mm / mm) + 1 for mm in spacing]
         sampled = [(max(0, start - m), min(n, end + m)) for (start, end), m, n in zip(box, more, shape, strict=True)]
         yield _Region(box, sampled, slots)
+
+
+def _within(box: list[tuple[int, int]], other: list[tuple[int, int]]) -> bool:
+    return all(c <= a and b <= d for (a, b), (c, d) in zip(box, other, strict=True))
 
 
 def _warp_region(

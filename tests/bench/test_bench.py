@@ -63,6 +63,7 @@ ROW = {
     "times_floor": float,
     "images_per_second": float,
     "times_published": float,
+    "times_plain": float,
     "share": float,
     "gpu_utilisation": float,
 }
@@ -164,6 +165,15 @@ def test_clocks():
     assert (len(spent.runs_ms), len(calls)) == (8, 10)
     assert (Spent([float(n) for n in range(1, 11)]).p90_ms, Spent([3.0]).p90_ms) == (9.0, 3.0)
     assert len(host_times(lambda: None, seconds=0.01).runs_ms) > 5
+
+
+def test_what_is_timed_beside_takes_turns():
+    turns: list[str] = []
+    spent = host_times(lambda: turns.append("a"), seconds=0.0, least=3, warm_up=1, beside=lambda: turns.append("b"))
+    assert turns == ["a", "b"] * 4
+    assert len(spent.runs_ms) == len(spent.beside_ms or ()) == 3
+    assert spent.times_beside == pytest.approx(sum(spent.runs_ms) / sum(spent.beside_ms or ()))
+    assert (Spent([4.0, 8.0], beside_ms=[2.0, 1.0]).times_beside, Spent([3.0]).times_beside) == (4.0, None)
 
 
 @pytest.mark.cuda

@@ -42,10 +42,10 @@ def scan(shape, dtype=torch.float32, label_dtype=torch.uint8, seed=0, others=Tru
 def oracle(wave, points_mm):
     """Profile at points `(n, 3)`, in double, from the formula."""
     angle = 2 * np.pi * (points_mm @ wave[..., :3].reshape(-1, 3).T + wave[..., 3].ravel())
-    fields = np.cos(angle).reshape(len(points_mm), 16, 8).sum(-1) / 2
+    fields = np.cos(angle).reshape(len(points_mm), 12, 8).sum(-1) / 2
     second, first = np.sort(fields, 1)[:, -2:].T
-    square, contrast = (first - second) ** 2, np.linspace(0.4375, 1.5625, 16)[fields.argmax(1)]
-    return (contrast * square / (square + 1) - 0.1873) / 0.2206
+    square, contrast = (first - second) ** 2, np.linspace(0.45, 1.55, 12)[fields.argmax(1)]
+    return (contrast * square / (square + 1) - 0.2051) / 0.2338
 
 
 # ---- nodules ----------------------------------------------------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ def test_nodules_are_of_3_to_15_mm(told):
         wave, at = waves(SEED, torch.tensor([uid]))[0].numpy(), np.arange(n)
         i, j, k = (np.exp(2j * np.pi * at[:, None, None] * wave[..., axis]) for axis in range(3))
         i *= np.exp(2j * np.pi * wave[..., 3])
-        fields = [((i[:, None, f] * j[:, f]).reshape(n * n, -1) @ k[:, f].T).real.reshape(n, n, n) / 2 for f in range(16)]
-        second, first = np.partition(fields, 14, 0)[14:]
+        fields = [((i[:, None, f] * j[:, f]).reshape(n * n, -1) @ k[:, f].T).real.reshape(n, n, n) / 2 for f in range(12)]
+        second, first = np.partition(fields, 10, 0)[10:]
         own = np.where(first - second > 0.4, np.argmax(fields, 0), -1)
         found = []
-        for field in range(16):
+        for field in range(12):
             pieces, _ = ndimage.label(own == field)
             for number, box in enumerate(ndimage.find_objects(pieces), 1):
                 if all(ends.start > 0 and ends.stop < n for ends in box):

@@ -319,7 +319,8 @@ def test_a_crop_of_a_warp_is_the_warp_of_the_crop():
 def test_samples_and_boxes_by_themselves_give_what_the_batch_gives(monkeypatch):
     """On a host only boxes near lesions are worked on; elsewhere all is. Batches of eight and of one."""
     image, label = scan((8, 26, 21, 23))
-    rows = [crowd(seed, np.array(image.shape[1:]))[0].tolist() for seed in range(6)] + [[], [(30.0, -4.0, 11.0, 12.0)]]
+    nested = [(12.0, 11.0, 11.0, 2.5), (13.0, 10.0, 11.0, 6.0), (13.0, 10.0, 11.0, 6.0)]  # two boxes alike, and one within
+    rows = [crowd(seed, np.array(image.shape[1:]))[0].tolist() for seed in range(5)] + [nested, [], [(30.0, -4.0, 11.0, 12.0)]]
     parts = lesions(*rows, strength=45.0)
     boxes = warp.warp(image, label, *parts, 1, ONE_MM)
     for n in range(8):
