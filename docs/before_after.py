@@ -6,7 +6,7 @@ import torch
 
 from gpu_synth import TumorSynthesizer
 from gpu_synth.phantom import phantom
-from gpu_synth.preview import save_png, slices_figure
+from gpu_synth.preview.slices import save_png, slices_figure
 
 UID = 17
 SPACING_MM = (1.2, 1.2, 2.0)

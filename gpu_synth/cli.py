@@ -33,7 +33,7 @@ def prepare(arguments: Sequence[str]) -> int:
 
     gpu-synth prepare --images '/data/*_ct.nii.gz' --labels '/data/*_liver.nii.gz' --out cache
     """
-    from gpu_synth.prepare import prepare as run
+    from gpu_synth.prepare.run import prepare as run
 
     manifest = _call(run, arguments, prepare, lambda made: json.loads((made.root / "manifest.json").read_text()))
     return Exit.PARTLY if manifest.refused else Exit.DONE
@@ -45,7 +45,7 @@ def preview(arguments: Sequence[str]) -> int:
     gpu-synth preview --image case01_ct.nii.gz --label case01_liver.nii.gz --out case01.png
     gpu-synth preview --gallery --out gallery.png
     """
-    from gpu_synth.preview_files import preview_files as run
+    from gpu_synth.preview.run import preview_files as run
 
     return int(_call(run, arguments, preview) or 0)
 
@@ -56,7 +56,7 @@ def synthesize(arguments: Sequence[str]) -> int:
     gpu-synth synthesize --images '/data/*_ct.nii.gz' --labels '/data/*_liver.nii.gz' --variants 10 --out synthetic
     gpu-synth synthesize --images case01_ct.nii.gz --labels case01_liver.nii.gz --plan edited.json --out synthetic
     """
-    from gpu_synth.synthesize import synthesize as run
+    from gpu_synth.synthesize.run import synthesize as run
 
     result = _call(run, arguments, synthesize, lambda done: done.as_json())
     return Exit.PARTLY if result.refused else Exit.DONE
@@ -147,8 +147,8 @@ def doctor(arguments: Sequence[str]) -> int:
     """
     from argparse import ArgumentParser, RawDescriptionHelpFormatter  # the standard library's: a doctor must not need what it looks for
 
-    from gpu_synth.doctor import examine
-    from gpu_synth.doctor_report import show
+    from gpu_synth.doctor.report import show
+    from gpu_synth.doctor.run import examine
 
     parser = ArgumentParser(
         prog="gpu-synth doctor",

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 from ct_files import SHAPE, ct, organ, write
 
-from gpu_synth.synthesize import synthesize
+from gpu_synth.synthesize.run import synthesize
 
 
 def scans(folder, *names):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.volumes import save_nifti
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from gpu_synth.files import check_folder_to_write
 from gpu_synth.phantom import phantom
-from gpu_synth.prepare import prepare
-from gpu_synth.preview import save_png, slices_figure
+from gpu_synth.prepare.run import prepare
+from gpu_synth.preview.slices import save_png, slices_figure
 from gpu_synth.trainers.augment import window
 from gpu_synth.trainers.data import SynthesisDataModule
 from gpu_synth.trainers.fit import train

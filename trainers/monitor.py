@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from gpu_synth.preview import save_png, slices_figure, to_rgb
+from gpu_synth.preview.slices import save_png, slices_figure, to_rgb
 from gpu_synth.trainers.callback import SynthesizeTumors
 from gpu_synth.trainers.step import SynthesisStep
 

@@ -14,7 +14,7 @@ from gpu_synth.bench.learning.settings import Scale
 from gpu_synth.files import whole_file
 from gpu_synth.manifest import Case, Manifest, read_patch
 from gpu_synth.phantom import PHASES, phantom
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.trainers.scans import HELD_OUT_UID
 from gpu_synth.volumes import save_nifti
 

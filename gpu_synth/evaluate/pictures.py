@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gpu_synth.evaluate.case import Case, Settings, on_grid, read_prediction, read_reference
 from gpu_synth.evaluate.pairing import Files
 from gpu_synth.evaluate.summary import DSC_ORGAN, DSC_TUMOR
-from gpu_synth.preview import (
+from gpu_synth.preview.slices import (
     ABDOMEN_HU,
     APART_MM,
     AXIAL,

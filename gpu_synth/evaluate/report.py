@@ -15,7 +15,7 @@ from gpu_synth.evaluate.lesions import FROC_RATES, SIZES
 from gpu_synth.evaluate.methods import methods
 from gpu_synth.evaluate.pairing import PROBABILITIES
 from gpu_synth.evaluate.summary import Evaluation, Model, Summary, compare, headline
-from gpu_synth.preview import ORGAN_COLOUR, PREDICTED_COLOUR, TUMOR_COLOUR
+from gpu_synth.preview.slices import ORGAN_COLOUR, PREDICTED_COLOUR, TUMOR_COLOUR
 
 MOST_SHOWN = 30  # rows of the table of all scans that lie open
 STYLE = """

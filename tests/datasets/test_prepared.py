@@ -8,7 +8,7 @@ import torch
 
 from gpu_synth.cli import main
 from gpu_synth.manifest import load_case, load_manifest
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.volumes import Volume, to_ras
 
 SPACING = "7,7,8"

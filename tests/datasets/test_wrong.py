@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 
 from gpu_synth.datasets import DATASETS, dataset_named, find_cases, read_case
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.volumes import VolumeError
 
 LITS = "Training Batch 1/segmentation-0.nii"

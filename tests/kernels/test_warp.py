@@ -10,9 +10,9 @@ from scans import same
 from scipy.ndimage import map_coordinates
 from twins import assert_equal, grid_ids, on
 
-from gpu_synth.implicit import Random
 from gpu_synth.kernels import _host, warp
 from gpu_synth.phantom import _noise
+from gpu_synth.phantom.implicit import Random
 
 ONE_MM, PUBLISHED = (1.0, 1.0, 1.0), 30.0
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

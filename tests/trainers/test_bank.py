@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.precision import Precision
 from tiny_training import SHAPE, Recorder, data_of, trainer_of
 
 from gpu_synth.manifest import load_case
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.trainers.bank import VolumeBank
 from gpu_synth.volumes import save_nifti
 

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation
 from tiny_training import PATCH_VOX, data_of
 
 from gpu_synth.manifest import Manifest, load_case
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.trainers.patches import PatchDataset, PatchLocator, PatchPolicy
 from gpu_synth.volumes import save_nifti
 

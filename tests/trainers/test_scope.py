@@ -9,7 +9,7 @@ from tiny_training import Recorder, data_of, trainer_of
 from gpu_synth import TumorSynthesizer
 from gpu_synth.manifest import load_case, load_manifest, read_patch
 from gpu_synth.phantom import phantom
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.trainers.patches import PatchDataset, PatchLocator, PatchPolicy, whole_box
 from gpu_synth.trainers.step import LEAST_ORGAN_MM3, SynthesisStep, Whole
 from gpu_synth.volumes import save_nifti

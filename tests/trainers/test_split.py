@@ -7,7 +7,7 @@ import torch
 from tiny_training import Recorder, data_of, trainer_of, write_scan
 
 from gpu_synth.manifest import load_case, load_manifest
-from gpu_synth.prepare import prepare
+from gpu_synth.prepare.run import prepare
 from gpu_synth.trainers.augment import window
 from gpu_synth.trainers.split import load_all, split
 

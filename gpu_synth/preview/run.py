@@ -1,0 +1,131 @@
+"""What `gpu-synth preview` does: a scan from files, or a phantom, and one of three pictures of it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpu_synth import TumorSynthesizer
+from gpu_synth.checks import check_range, check_spacing
+from gpu_synth.conform import MOST_LABELS, prepare_ct, prepare_label
+from gpu_synth.files import check_folder_to_write
+from gpu_synth.phantom import phantom
+from gpu_synth.plan_base import Spacing
+from gpu_synth.preview.comparison import COLOURS, comparison
+from gpu_synth.preview.gallery import gallery as draw_gallery
+from gpu_synth.preview.slices import preview, save_png
+from gpu_synth.sources import Source
+from gpu_synth.volumes import SPACING_LIMITS_MM
+
+PRESET = "liver"
+PHANTOM_MM = (300.0, 220.0, 210.0)  # holds a whole liver
+PHANTOM_VOX = 300  # at most, along an axis: a fine spacing shows the liver's middle
+
+
+def preview_files(
+    *,
+    out: str,
+    image: str | None = None,
+    label: str | None = None,
+    gallery: bool = False,
+    compare: tuple[str, ...] = (),
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    organ_labels: tuple[int, ...] = (1,),
+    uid: int = 0,
+    seed: int = 0,
+    preset: str = PRESET,
+    overrides: dict[str, Any] | None = None,
+    window_hu: tuple[float, float] | None = None,
+) -> None:
+    """Draw one scan before and after synthesis; or, close up, a lesion of each kind and size; or presets side by side.
+
+    Args:
+        image: CT, NIfTI file or DICOM folder; without one, a phantom, whose anatomy follows uid and seed.
+        label: Mask of its organ, NIfTI.
+        out: PNG file to write; its folder is made.
+        gallery: Draw a gallery: one lesion of each kind and size, each by itself, with its record.
+        compare: Draw the same slices with each of these presets instead, such as liver-hu2022,liver; two to four.
+        spacing_mm: Spacing to work on, along right, anterior, superior.
+        organ_labels: Values of the mask that are the organ.
+        uid: Which sample; another number, other tumours.
+        seed: Key of all randomness.
+        preset: What the tumours are drawn from.
+        overrides: Fields of the preset and their new values.
+        window_hu: HU shown as black and as white; by default 200 HU around the organ's median.
+
+    Raises:
+        ValueError: A file cannot be used, an argument is out of range, or arguments do not go together.
+    """
+    spacing = _check_spacing(spacing_mm)
+    _check_case(image, label, organ_labels)
+    _check_picture(gallery, compare, preset, overrides)
+    if not -(2**63) <= uid < 2**63:
+        raise ValueError(f"uid must be an integer of 64 bits, got {uid}")
+    if window_hu:
+        check_range("window_hu", window_hu)
+    synthesizers = {name: TumorSynthesizer(name, prob=1.0, seed=seed, scope="volume", **(overrides or {})) for name in compare or (preset,)}
+    if Path(out).is_dir():
+        raise ValueError(f"out must be a file to write, got the folder {out}; name the file: {Path(out) / 'preview.png'}")
+    if Path(out).suffix.lower() != ".png":
+        raise ValueError(f"out must end in .png, got {out}; such as {out}.png")
+    folder = check_folder_to_write("out's folder", Path(out).parent)
+    image_hu, organ = _read(image, label, spacing, organ_labels) if image and label else _phantom(uid, seed, spacing)
+    if gallery:
+        figure = draw_gallery(image_hu, organ, preset, spacing, uid=uid, seed=seed, overrides=overrides, window_hu=window_hu)
+    elif compare:
+        figure = comparison(image_hu, organ, synthesizers, spacing, uid, window_hu)
+    else:
+        figure = preview(image_hu, organ, synthesizers[preset], spacing, uid, window_hu)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_png(figure, out)
+    print(f"wrote {out}")
+
+
+def _check_spacing(spacing_mm: Spacing) -> Spacing:
+    spacing, (least, most) = check_spacing(spacing_mm, 1)[0], SPACING_LIMITS_MM
+    if not all(least <= mm <= most for mm in spacing):
+        raise ValueError(f"spacing_mm must be three numbers from {least} to {most}, got {spacing}; give millimetres, for instance 1,1,1")
+    return spacing
+
+
+def _check_case(image: str | None, label: str | None, organ_labels: tuple[int, ...]) -> None:
+    if (image is None) != (label is None):
+        raise ValueError(f"image and label must be given together, got {image=}, {label=}; leave out both for a phantom")
+    if image is None and tuple(organ_labels) != (1,):
+        raise ValueError(f"organ_labels must be left out where no label is given, got {tuple(organ_labels)}; a phantom's organ is 1")
+    if not organ_labels or not all(0 < value < MOST_LABELS for value in organ_labels):
+        raise ValueError(f"organ_labels must be whole numbers from 1, at least one, got {tuple(organ_labels)}; 0 is background")
+
+
+def _check_picture(gallery: bool, compare: tuple[str, ...], preset: str, overrides: dict[str, Any] | None) -> None:
+    names = ",".join(compare)
+    if gallery and compare:
+        raise ValueError(f"compare must be left out of a gallery, got {names}; draw one picture, then the other")
+    if compare and not 2 <= len(set(compare)) == len(compare) <= len(COLOURS):
+        raise ValueError(f"compare must name two to {len(COLOURS)} different presets, got {names}; such as --compare liver-hu2022,liver")
+    if compare and preset != PRESET:
+        raise ValueError(f"preset must be left out where compare names the presets, got {preset!r}; add it to them: {names},{preset}")
+    if compare and overrides:
+        raise ValueError(
+            f"overrides must be left out where compare names the presets, got {overrides}; write a preset of your own as YAML, as "
+            "presets.to_yaml() does, and name its file"
+        )
+
+
+def _read(image: str, label: str, spacing_mm: Spacing, organ_labels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """A CT and its organ, as `prepare` makes them."""
+    source = Source(Path(image).name, Path(image), Path(label))
+    scan, _ = prepare_ct(source.image, spacing_mm)
+    mask, _ = prepare_label(source, scan, organ_labels, ())
+    image_hu, organ = (torch.from_numpy(np.ascontiguousarray(x))[None, None] for x in (scan.data.astype(np.float32), mask.data))
+    return image_hu, organ
+
+
+def _phantom(uid: int, seed: int, spacing_mm: Spacing) -> tuple[Tensor, Tensor]:
+    """A phantom with room for a whole liver."""
+    shape = [min(PHANTOM_VOX, math.ceil(field_mm / mm)) for field_mm, mm in zip(PHANTOM_MM, spacing_mm, strict=True)]
+    drawn = phantom(uid, shape, spacing_mm, seed=seed)
+    return drawn.image, drawn.label
