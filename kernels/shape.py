@@ -173,17 +173,18 @@ def instance_map_torch(
     """Twin of the kernel."""
     shape = label.shape[1:]
     canvas = torch.zeros(len(label), shape[0], shape[2], shape[1], dtype=torch.int16, device=label.device).transpose(2, 3)
-    for box, slots in reversed([(box, list(slots)) for box, slots in groupby(range(len(boxes)), key=boxes.__getitem__)]):
+    for box, alike in reversed([(box, list(slots)) for box, slots in groupby(range(len(boxes)), key=boxes.__getitem__)]):
+        first, slots = alike[0], slice(alike[0], alike[-1] + 1)  # a list as index would be copied to the device, and waited for
         ahead = torch.tensor([origin + n // 2 for origin, n in zip(origin_vox, box, strict=True)])
         corner = centre_vox - ahead.to(label.device, non_blocking=True)
         if _host.on_host(label.device):  # here one may look which slots are in use, and where
-            for sample, slot in reversed([(n, slots[0] + m) for n, m in active[:, slots].nonzero().tolist()]):
+            for sample, slot in reversed([(n, first + m) for n, m in active[:, slots].nonzero().tolist()]):
                 mask = lesion_masks(radii_vox[sample, slot, None], elastic_vox[sample, slot, None], box)[0]
                 _paste_at(canvas[sample], mask, corner[sample, slot].tolist(), slot + 1)
         else:
             masks = lesion_masks(radii_vox[:, slots].flatten(0, 1), elastic_vox[:, slots].flatten(0, 1), box)
-            masks = masks.transpose(2, 3).view(len(label), len(slots), box[0], box[2], box[1]).transpose(3, 4)
-            for n, slot in reversed(list(enumerate(slots))):
+            masks = masks.transpose(2, 3).view(len(label), len(alike), box[0], box[2], box[1]).transpose(3, 4)
+            for n, slot in reversed(list(enumerate(alike))):
                 _paste(canvas, masks[:, n], corner[:, slot], active[:, slot], slot + 1)
     return Instances(canvas.mul_(label == organ_label), None)
 
