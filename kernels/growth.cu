@@ -50,18 +50,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 level_kernel(unsigned char* level, const void* image, const void* label, const unsigned char* vessel, const int* rows, const short* levels, int kind,
              int label_kind, long long organ, int slots, int n_i, int n_j, int n_k, int split_i, int split_j, int split_k) {
     __shared__ short field[WIDE];
-    __shared__ int near;
     const Three n = {n_i, n_j, n_k}, start = tile_of(n);
     const int thread = threadIdx.x;
     const long long sample = blockIdx.z;
-    if (thread == 0) near = 0;
-    __syncthreads();
+    bool near = false;
     for (int slot = thread; slot < slots; slot += THREADS)
-        if (near_ball(rows + (sample * slots + slot) * ROW, {start.i * split_i, start.j * split_j, start.k * split_k},
-                      {TILE_I * split_i, TILE_J * split_j, TILE_K * split_k}))
-            near = 1;
-    __syncthreads();
-    if (!near) return;
+        near |= near_ball(rows + (sample * slots + slot) * ROW, {start.i * split_i, start.j * split_j, start.k * split_k},
+                          {TILE_I * split_i, TILE_J * split_j, TILE_K * split_k});
+    if (!__syncthreads_or(near)) return;
     for (int item = thread; item < WIDE; item += THREADS) {
         const int i = start.i + item / (WIDE_J * WIDE_K) - 1, j = start.j + item / WIDE_K % WIDE_J - 1, k = start.k + item % WIDE_K - 1;
         field[item] = UNKNOWN;
@@ -152,24 +148,21 @@ grow_kernel(short* time, int* total, int* rows, const int* need, const short* nu
             int split_i, int split_j, int split_k, int delay_1, int delay_2, int delay_3, int delay_4, int delay_5, int delay_6, int delay_7,
             int weight_1, int weight_2, int weight_3, int weight_4, int weight_5, int weight_6, int weight_7) {
     __shared__ short invaded[WIDE];  // step of invasion; 4095, which is never, where a time of −1 is
-    __shared__ int near;
     const Grid grid = {{n_i, n_j, n_k}, {split_i, split_j, split_k}};
     const Three n = grid.cells(), start = tile_of(n);
     const int thread = threadIdx.x, step = window * MATURITY, last = step + MATURITY - 1;
     const long long sample = blockIdx.z;
-    if (thread == 0) near = 0;
-    __syncthreads();
+    bool near = false;
     for (int slot = thread; slot < slots; slot += THREADS) {
         int *row = rows + (sample * slots + slot) * ROW, *totals = total + (sample * slots + slot) * (windows + 1) + window;
         const bool grows = row[STARTED] && totals[0] < row[TARGET];
         const Three far = {min(last / delay_4, row[EXTENT]), min(last / delay_2, row[EXTENT + 1]), min(last / delay_1, row[EXTENT + 2])};
-        if (grows && overlaps(row, start, {TILE_I, TILE_J, TILE_K}, far)) near = 1;
+        near |= grows && overlaps(row, start, {TILE_I, TILE_J, TILE_K}, far);
         if (blockIdx.x || blockIdx.y) continue;
         if (totals[0]) atomicAdd(&totals[1], totals[0]);
         if (grows) row[LAST] = window;
     }
-    __syncthreads();
-    if (!near) return;
+    if (!__syncthreads_or(near)) return;
     for (int item = thread; item < WIDE; item += THREADS) {
         const int i = start.i + item / (WIDE_J * WIDE_K) - 1, j = start.j + item / WIDE_K % WIDE_J - 1, k = start.k + item % WIDE_K - 1;
         invaded[item] = (short)((n.holds(i, j, k) ? (unsigned short)time[n.at(sample, i, j, k)] : 0xFFFFu) >> 4);

@@ -71,16 +71,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 smooth_kernel(float* smooth, const float* table, const void* image, int kind, int slots, int n_i, int n_j, int n_k, int origin_i, int origin_j,
               int origin_k, float mm_i, float mm_j, float mm_k) {
     const Grid grid = {{n_i, n_j, n_k}, origin_i, origin_j, origin_k, mm_i, mm_j, mm_k};
-    __shared__ int near;
     const int thread = threadIdx.x, tiles_j = (grid.n_j + TILE_J - 1) / TILE_J;
     const int start_i = blockIdx.y / tiles_j * TILE_I, start_j = blockIdx.y % tiles_j * TILE_J, start_k = blockIdx.x * TILE_K;
     const long long sample = blockIdx.z;
-    if (thread == 0) near = 0;
-    __syncthreads();
-    for (int slot = thread; slot < slots; slot += THREADS)
-        if (reaches(table + (sample * slots + slot) * COLUMNS, grid, start_i, start_j, start_k)) near = 1;
-    __syncthreads();
-    if (!near) return;
+    bool near = false;
+    for (int slot = thread; slot < slots; slot += THREADS) near |= reaches(table + (sample * slots + slot) * COLUMNS, grid, start_i, start_j, start_k);
+    if (!__syncthreads_or(near)) return;
     smooth_tile(smooth, image, kind, grid, sample, start_i, start_j, start_k);
 }
 
