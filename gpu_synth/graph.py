@@ -45,12 +45,12 @@ class Replays:
                 stacklevel=4,
             )
             return make(*inputs), False
-        if key not in self._captured:
-            self._captured[key] = _capture(make, inputs)
-        captured = self._captured[key]
-        for buffer, value in zip(captured.inputs, inputs, strict=True):
-            buffer.copy_(value)
-        with torch.cuda.device(inputs[0].device):
+        with torch.cuda.device(inputs[0].device), torch.inference_mode(False):  # buffers that a validation made, a training could not fill
+            if key not in self._captured:
+                self._captured[key] = _capture(make, inputs)
+            captured = self._captured[key]
+            for buffer, value in zip(captured.inputs, inputs, strict=True):
+                buffer.copy_(value)
             captured.graph.replay()
         return captured.made, True
 
@@ -66,13 +66,12 @@ class Replays:
 def _capture(make: Callable[..., Any], inputs: tuple[Tensor, ...]) -> _Captured:
     """Run once, so that everything is compiled and cached, then capture; threads that pin memory may go on meanwhile."""
     inputs = tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
-    with torch.cuda.device(inputs[0].device):
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            make(*inputs)
-        graph = torch.cuda.CUDAGraph()
-        with kept() as keeper, torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            made = make(*inputs)
-        torch.cuda.current_stream().wait_stream(side)
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        make(*inputs)
+    graph = torch.cuda.CUDAGraph()
+    with kept() as keeper, torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+        made = make(*inputs)
+    torch.cuda.current_stream().wait_stream(side)
     return _Captured(graph, inputs, made, keeper)

@@ -214,7 +214,7 @@ def _parameters(family: str, kernel: str) -> tuple[tuple[str, torch.dtype | None
     return tuple(found)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=None)  # torch has some dozens of streams a device; of CuPy's views, those of some versions destroy the stream as they go
 def _stream(pointer: int, device: int) -> Any:
     """CuPy's view of one of torch's streams."""
     streams = _cupy().cuda

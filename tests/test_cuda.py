@@ -34,8 +34,10 @@ def test_a_call_waits_for_nothing(preset, backend, graph):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
-    assert waits_of(lambda: synth(image, label, ONE_MM)) == waits_of(lambda: None)  # the profiler itself waits at its end
-    assert waits_of(lambda: image.sum().item()) != waits_of(lambda: None)
+    waits_of(lambda: None)  # the profiler's own first time
+    idle = waits_of(lambda: None)  # it waits at its end
+    assert waits_of(lambda: synth(image, label, ONE_MM)) == idle
+    assert waits_of(lambda: image.sum().item()) != idle
 
 
 def waits_of(run):
@@ -120,6 +122,14 @@ def test_a_graph_follows_labels_and_seed(preset):
     first = graph(image, label, ONE_MM, uids(2))[1]
     graph.set_extra_state({**graph.get_extra_state(), "seed": 5})
     assert not torch.equal(graph(image, label, ONE_MM, uids(2))[1], first)
+
+
+def test_a_graph_captured_in_a_validation_serves_a_training():
+    image, label = patches()
+    graph = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", graph=True)
+    with torch.inference_mode():
+        expected = graph(image, label, ONE_MM, uids(2))
+    assert torch.equal(graph(image, label, ONE_MM, uids(2))[0], expected[0])
 
 
 def test_more_shapes_than_graphs_are_made_without_and_said_once():

@@ -206,7 +206,7 @@ class IntensityStep(SynthesisStep):
         whole = label.round().to(torch.int32) if label.is_floating_point() else label
         check_images(image_hu, whole, self.synthesizer.organ_label, self.synthesizer.tumor_label)
         if not self._check(self.intensity, image, image_hu, whole, self.synthesizer.organ_label):
-            self.synthesizer.count(torch.tensor([0, len(image)], device=image.device))
+            self.synthesizer.count(torch.tensor([0, len(image)]).to(image.device, non_blocking=True))
             return self._result(image, label, torch.zeros_like(image_hu))
         new_image, new_label, *soft = super().__call__(image_hu, whole, spacing_mm, uid, aimed)
         if image is not image_hu:
