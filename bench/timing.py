@@ -13,7 +13,8 @@ import torch
 COPY_BYTES = 1 << 29  # far larger than any cache
 GROUP_MS = 0.25  # launches between two events last at least this long together, which an event's own microseconds do not blur
 GROUP_MOST = 100
-HOLD_CYCLES = 20_000_000  # some 10 ms for which the device is held up, so that launches queue
+HOLD_CYCLES = 20_000_000  # some 10 ms for which the device is held up at least, so that launches queue
+CYCLES_PER_S = 2_000_000_000  # of a fast clock
 
 
 class Spent(NamedTuple):
@@ -107,10 +108,14 @@ def _grouping(run: Callable[[], object], seconds: float, least: int) -> tuple[in
 
 def _held_up_ms(run: Callable[[], object], times: int = 5) -> float:
     """Median time on the device of single runs that are launched while it is held up, so that it never waits for the host."""
+    started = time.perf_counter()
+    run()
+    hold = max(HOLD_CYCLES, round(2 * CYCLES_PER_S * (time.perf_counter() - started)))  # twice as long as the host takes to launch it all
+    torch.cuda.synchronize()
     spent: list[float] = []
     for _ in range(times):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        torch.cuda._sleep(HOLD_CYCLES)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(hold)  # type: ignore[no-untyped-call]
         begin.record()
         run()
         end.record()
