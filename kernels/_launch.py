@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -214,7 +214,7 @@ def _parameters(family: str, kernel: str) -> tuple[tuple[str, torch.dtype | None
     return tuple(found)
 
 
-@lru_cache(maxsize=None)  # torch has some dozens of streams a device; of CuPy's views, those of some versions destroy the stream as they go
+@cache  # torch has some dozens of streams a device; of CuPy's views, those of some versions destroy the stream as they go
 def _stream(pointer: int, device: int) -> Any:
     """CuPy's view of one of torch's streams."""
     streams = _cupy().cuda
