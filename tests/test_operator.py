@@ -23,6 +23,7 @@ def test_operator_keeps_torchs_rules():
     arguments = (image, label, uids(2), [1.0] * 6, 0, TumorSynthesizer("liver-hu2022", prob=1.0).recipe)
     results = torch.library.opcheck(torch.ops.gpu_synth.synthesize.default, arguments)
     assert set(results.values()) == {"SUCCESS"}
+    assert torch.Tag.cudagraph_unsafe in torch.ops.gpu_synth.synthesize.default.tags
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
