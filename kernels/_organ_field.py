@@ -46,18 +46,19 @@ def field_cuda(image: Tensor, label: Tensor, organ_hu: Tensor, organ_label: int)
 
 def smooth_cuda(field: Tensor, spacing_mm: Sequence[float]) -> Int16[Tensor, "b i j k"]:
     """Smooth what is known alone."""
-    smooth, pairs, stride = torch.empty_like(field), None, 1
-    spare = [torch.empty(*field.shape, 2, dtype=torch.int16, device=field.device) for _ in range(2)]
+    pairs, out, stride = None, field, 1
     grid = (-(-field.numel() // THREADS), 1, 1)
     for axis in (2, 1, 0):
-        weights, n = _weights(spacing_mm[axis]), field.shape[1 + axis]
+        weights, n, last = _weights(spacing_mm[axis]), field.shape[1 + axis], axis == 0
         near, far = (np.uint64(sum(w << 8 * d for d, w in enumerate(part))) for part in (weights[:8], weights[8:]))
-        value = smooth if axis == 0 else _launch.NULL
-        sizes: list[object] = [near, far, np.int32(len(weights) - 1), np.int32(n), np.int64(stride), np.int64(field.numel())]
-        arguments: list[object] = [spare[axis % 2], value, _launch.NULL if pairs is None else pairs, field, *sizes]
-        _launch.launch("tissue", "smooth_kernel", grid, (THREADS, 1, 1), arguments)
-        pairs, stride = spare[axis % 2], stride * n
-    return smooth
+        out = torch.empty(field.shape if last else (*field.shape, 2), dtype=torch.int16, device=field.device)
+        filled = (_launch.NULL, out) if last else (out, _launch.NULL)
+        sizes = (near, far, np.int32(len(weights) - 1), np.int32(n), np.int64(stride), np.int64(field.numel()))
+        source = _launch.NULL if pairs is None else pairs
+        _launch.launch("tissue", "smooth_kernel", grid, (THREADS, 1, 1), (*filled, source, field, *sizes))
+        del filled, source  # what the axis before has left is free before the next is allocated
+        pairs, stride = out, stride * n
+    return out
 
 
 def known_hu(image: Tensor, label: Tensor, organ_label: int) -> tuple[Tensor, Tensor]:
