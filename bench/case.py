@@ -84,7 +84,7 @@ class Case:
         warm_up: Runs before the clock starts.
         cycle: Runs come in multiples of it.
         watch: Who adds columns to the row.
-        beside: What is timed in turns with it, and what its time is told as a multiple of.
+        beside: What is timed beside it, on a host in turns, and what its time is told as a multiple of.
     """
 
     run: Callable[[], object]

@@ -38,7 +38,8 @@ class Row(Setting):
         times_floor: Median over floor.
         images_per_second: Samples over mean time.
         times_published: Those over the published method's on one core, same classes, same run.
-        times_plain: Mean over that of the published method as this package has it, which ran in turns with it.
+        times_plain: Mean over that of the published method as this package has it, which ran beside it: on a host in turns, on
+            CUDA after it.
         share: Share of a training step that is synthesis.
         gpu_utilisation: Share of time in which the GPU runs a kernel.
     """

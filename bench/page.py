@@ -12,6 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from gpu_synth.bench.effects import PLAIN
 from gpu_synth.bench.learning.tables import TABLES as LEARNING
 from gpu_synth.bench.machine import REPOSITORY
 from gpu_synth.bench.settings import ALL
@@ -116,9 +117,9 @@ def ratios(result: dict[str, Any]) -> str:
 
 
 def effects(result: dict[str, Any]) -> str:
-    """Each effect of the lesion model alone, all together, and the published method, as multiples of the latter, run in turns with them."""
+    """Each effect of the lesion model alone, all together, and the published method, as multiples of the latter, run beside them."""
     rows = [
-        (row["effect"], row["batch"], _how(row), _short(row["mean_ms"]), _short(row["times_plain"] or 1.0))
+        (row["effect"], row["batch"], _how(row), _short(row["mean_ms"]), _short(1.0 if row["effect"] == PLAIN else row["times_plain"]))
         for row in _named(result, "effects")
     ]
     return _table(("what is on", "batch", "backend", "mean ms", "× published method"), rows)

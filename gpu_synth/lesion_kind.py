@@ -109,6 +109,8 @@ def _check_kind(kind: LesionKind) -> None:
     for name, lowest in (("outline", kind.outline), ("texture", kind.texture[0]), ("core_share", kind.core_share[0])):
         if lowest < 0:
             raise ValueError(f"{name} of kind {kind.name!r} must be 0 or above, got {getattr(kind, name)}")
+    if kind.core_share[1] > 1:
+        raise ValueError(f"core_share of kind {kind.name!r} must be 1 at most, got {kind.core_share}")
     if not 0 <= kind.speck_share < 1:
         raise ValueError(f"speck_share of kind {kind.name!r} must lie in [0, 1), got {kind.speck_share}")
 

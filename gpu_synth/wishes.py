@@ -19,6 +19,7 @@ from gpu_synth.lesion_table import lesion_table
 
 Wish = Mapping[str, Any]
 MOST_MM = 1000.0
+_MOST = {"mass_effect": 100.0, "core_share": 1.0, **dict.fromkeys(OUTLINES, math.inf)}  # from 0 on, as presets have it
 Asked = tuple[tuple[Wish | None, ...], ...]
 
 
@@ -119,6 +120,8 @@ def _wish(preset: LesionPreset, image: Tensor, wish: Any) -> Wish:
             out[name] = _number(name, value)
             if name in ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm") and not 0 < out[name] <= MOST_MM:
                 raise ValueError(f"{name} must lie in (0, {MOST_MM:g}], got {value}")
+            if name in _MOST and not 0 <= out[name] <= _MOST[name]:
+                raise ValueError(f"{name} must lie in [0, {_MOST[name]:g}], got {value}")
     if preset.growth and (unused := [name for name in OUTLINES if name in out]):
         raise ValueError(f"{unused[0]} must not be asked for with growth=True, whose lesions have no outline")
     return out

@@ -45,7 +45,7 @@ def waves(seed: int, uid: Int[Tensor, " b"]) -> Float[Tensor, "b fields waves 4"
 def nodules(
     wave: Float[Tensor, "fields waves 4"], box: Sequence[tuple[int, int]], spacing_mm: Sequence[float], origin_vox: Sequence[int]
 ) -> Float[Tensor, "i j k"]:
-    """Profile of one sample's nodules, of mean 0 and standard deviation 1: least on septa, −0.85, and up to 6 amid the largest.
+    """Profile of one sample's nodules, of mean 0 and standard deviation 1: least on septa, −0.88, and up to 6 amid the largest.
 
     Args:
         wave: From `waves`.

@@ -95,7 +95,7 @@ def band(organ: Bool[Tensor, "i j k"], other: Bool[Tensor, "i j k"], spacing_mm:
     if not host or bool(other_there.any()):
         held = _inner(apply_matrices(other_there[None].float(), matrices)[0]).mul(HOLD / WEIGHT_SUM**3)
         free = (1.0 - held).clamp_min_(0.0).view(1, -1).gather(1, found)
-    voxel = [x.add_(start) for x, (start, _) in zip((i, j, k), box, strict=True)]
+    i, j, k = voxel = [x + start for x, (start, _) in zip((i, j, k), box, strict=True)]
     offset = (i * organ.shape[1] + j).mul_(organ.shape[2]).add_(k)
     share = _inner(smooth).div(WEIGHT_SUM**3).view(1, -1).gather(1, found)
     return Band(voxel, offset, [g.view(1, -1).gather(1, found) for g in gradient], share, free)

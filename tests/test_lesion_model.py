@@ -205,6 +205,10 @@ def test_grown_lesions_have_their_volume_and_their_plan_is_saved(tmp_path, told)
         ([{"contrast_hu": float("nan")}], "contrast_hu must be a finite number"),
         ([{"centre_vox": (1, 2, 99)}], "centre_vox must lie in the image of"),
         ([{"radius_mm": True}], "radius_mm must be a finite number, got True"),
+        ([{"mass_effect": 500.0}], r"mass_effect must lie in \[0, 100\], got 500"),
+        ([{"mass_effect": -5.0}], r"mass_effect must lie in \[0, 100\], got -5"),
+        ([{"irregularity": -0.1}], r"irregularity must lie in \[0, inf\], got -0.1"),
+        ([{"core_share": 1.5}], r"core_share must lie in \[0, 1\], got 1.5"),
         ([[{}], [{}], [{}]], "lesions must hold a list for each of 2 samples, got 3"),
     ],
 )
@@ -292,6 +296,7 @@ def test_tissue_moves_out_of_the_way_and_only_near_lesions():
         ({"kinds": ({"name": "x", "prob": 1.0, "body": (0, 1), "capsule_mm": 0},)}, "capsule_mm of kind 'x' must be above 0"),
         ({"contrast": 3}, "preset field must be one of count, size_mm"),
         ({"kinds": ({"name": "x", "prob": 1.0, "body": (5, -5)},)}, "body of kind 'x' must be"),
+        ({"kinds": [{"name": "a", "prob": 1.0, "body": (0, 1), "core_share": (0.5, 1.5)}]}, "core_share of kind 'a' must be 1 at most"),
         ({"mass_effect": 3}, "mass_effect must hold 2 finite numbers"),
     ],
 )
