@@ -97,6 +97,7 @@ class TumorSynthesizer(CountingModule):
 
         `lesions` asks for lesions, a list of mappings, or one for each sample: any of `kind`, `centre_vox`, `radius_mm`, `contrast_hu`, …
         (`lesion_plan.NAMES`); the rest is drawn. `where`, of the image's shape, tells how likely a voxel of the organ is a lesion's centre.
+        Of a lesion at a point outside the organ nothing comes; a sample whose `where` is 0 in all of its organ is skipped.
         """
         check_images(image, label, self.organ_label, self.tumor_label)
         spacing, wishes = check_spacing(spacing_mm, len(image)), check_wishes(self.preset, image, lesions, where)
