@@ -169,7 +169,7 @@ class _Region(NamedTuple):
 
 
 def _regions(rows: list[list[float]], shape: Sequence[int], spacing: list[float], origin_vox: Sequence[int]) -> Iterator[_Region]:
-    """The box of each lesion, where it lies over the array, but boxes within others: where boxes overlap, both yield the same result.
+    """The box of each lesion, where it lies over the array and in no other: where boxes overlap, both yield the same voxels and result.
 
     A lesion moves what it reaches towards its own centre, hence within its box; only others can move it out, by what they move at most.
     """
