@@ -150,7 +150,7 @@ def check_uid(uid: Any, image: Tensor) -> Tensor:
         raise TypeError(f"uid must be an int64 tensor of shape ({len(image)},), got {got}; torch.tensor([...]) makes one")
     if uid.shape != (len(image),):
         raise ValueError(f"uid must have shape ({len(image)},), one a sample, got {tuple(uid.shape)}")
-    return uid.to(image.device, torch.int64, non_blocking=True).contiguous()
+    return uid.to(image.device, torch.int64, non_blocking=image.device.type != "cpu").contiguous()
 
 
 def check_plan(plan: Any, image: Tensor, origin_vox: Any) -> tuple[int, int, int]:

@@ -70,8 +70,9 @@ class Plan:
         return {field.name: getattr(self, field.name) for field in fields(self) if isinstance(getattr(self, field.name), Tensor)}
 
     def to(self, device: torch.device | str) -> Self:
-        """Copy to a device."""
-        tensors: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors().items()}
+        """Copy to a device; from one to the host, once it is there, for torch would hand over memory that is still being written."""
+        ahead = torch.device(device).type != "cpu"
+        tensors: dict[str, Any] = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self.tensors().items()}
         return replace(self, **tensors)
 
     @classmethod

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from scans import ONE_MM, scans
+from scans import ONE_MM, scans, uids
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpu_synth import TumorSynthesizer
+from gpu_synth.checks import check_uid
 from gpu_synth.kernels import _launch
 
 SPACINGS = [ONE_MM, (0.7, 0.7, 5.0), (0.7, 0.7, 5.0)]
@@ -76,6 +77,30 @@ def test_grids_of_large_volumes_are_launched(preset, overrides, spacing_mm, monk
     image, label = (torch.empty(32, 1, 512, 512, 300, dtype=dtype, device="meta") for dtype in (torch.float32, torch.uint8))
     TumorSynthesizer(preset, prob=1.0, backend="cupy", **overrides)(image, label, spacing_mm)
     assert seen
+
+
+class Copies(TorchFunctionMode):
+    """Notes of each copy whether it was told not to wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.unwaited = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.to:
+            self.unwaited.append(bool((kwargs or {}).get("non_blocking")))
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_comes_to_the_host_is_waited_for():
+    """A copy from a GPU that is told not to wait is read before it is there, without a word."""
+    image, label = scans(2)
+    plan = TumorSynthesizer("liver-hu2022", prob=1.0).plan(image, label, ONE_MM, uids(2))
+    with Copies() as copies:
+        plan.to("cpu")
+        check_uid(uids(2), image)
+    assert len(copies.unwaited) == 1 + len(plan.tensors())
+    assert not any(copies.unwaited)
 
 
 def test_what_waits_is_refused():
