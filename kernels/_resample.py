@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels import _host
+from gpu_synth.kernels._masks import SIGNED
 
 HALO_VOX = 4  # what two medians of five reach
 _PLANES = 24  # worked on at a time on a host: what stays in cache
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch gathers no other unsigned integers
 
 
 def smooth_part(image: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
@@ -84,7 +84,7 @@ def trilinear(field: Tensor, ways: Sequence[Along]) -> Tensor:
 
 def gather(field: Tensor, offset: Tensor) -> Tensor:
     """Voxels of each sample at offsets `(b, …)`."""
-    bits = field.view(_SIGNED.get(field.dtype, field.dtype))
+    bits = field.view(SIGNED.get(field.dtype, field.dtype))
     if len(field) == 1:
         return bits.reshape(-1).index_select(0, offset.flatten()).view_as(offset).view(field.dtype)  # faster on a host
     return bits.reshape(len(field), -1).gather(1, offset.flatten(1)).view_as(offset).view(field.dtype)

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _launch
-from gpu_synth.kernels._masks import finite
+from gpu_synth.kernels._masks import chosen, finite
 
 
 def blend_(
@@ -72,4 +72,4 @@ def blend_torch(
     change = texture.mul(occupancy).mul_(contrast_hu[:, None, None, None]).mul_(label == organ_label)
     changed = image.to(torch.promote_types(image.dtype, torch.float32)).add(change).to(image.dtype)
     image.copy_(torch.where((change != 0) & finite(image), changed, image))
-    label.copy_(torch.where(number > 0, tumor_label, label))
+    label.copy_(chosen(number > 0, tumor_label, label))

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
-from gpu_synth.kernels._masks import finite, planes_with_some
+from gpu_synth.kernels._masks import chosen, finite, planes_with_some
 from gpu_synth.kernels._nodules import FIELDS, WAVES, nodules, waves
 from gpu_synth.kernels._resample import Along, along, smooth_part, trilinear
 from gpu_synth.kernels._surface import MOST_VOX, Band, band, displacement, nearest_point, sigma_vox, slope_scale, weights
@@ -160,7 +160,7 @@ def _alter(out: Cirrhotic, profile: Tensor, strength: Tensor, nodule_hu: Tensor,
         wanted = trilinear(profile[None], _ways(near, away, organ.shape))
         ways = _ways(near, displacement(near, wanted, strength, sigma_mm, spacing_mm), organ.shape)
         organ = _move(out, change, near, ways, organ, other)
-        out.label.copy_(torch.where(organ, organ_label, torch.where(other, out.label, 0)))
+        out.label.copy_(chosen(organ, organ_label, chosen(~other, 0, out.label)))
     change.addcmul_(profile.mul_(nodule_hu), organ)
     changed = out.image.to(torch.promote_types(out.image.dtype, torch.float32)).add(change).to(out.image.dtype)
     out.image.copy_(torch.where((change != 0) & finite(out.image), changed, out.image))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._columns import Trait
-from gpu_synth.kernels._masks import finite
+from gpu_synth.kernels._masks import chosen, finite
 from gpu_synth.kernels._organ_field import QUARTERS
 from gpu_synth.kernels._outline import radius_at, rotation, texture_at, waves
 from gpu_synth.kernels.growth import Grown
@@ -159,7 +159,7 @@ def paint_torch_(
     number.mul_(organ)
     changed = image.to(torch.promote_types(image.dtype, torch.float32)).add(change).to(image.dtype)
     image.copy_(torch.where(organ & (change != 0) & finite(image), changed, image))
-    label.copy_(torch.where(number > 0, tumor_label, label))
+    label.copy_(chosen(number > 0, tumor_label, label))
     return Painted(number, occupancy)
 
 

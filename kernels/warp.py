@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
+from gpu_synth.kernels._masks import chosen
 from gpu_synth.kernels._resample import Along, along, gather, smooth_part, trilinear
 from gpu_synth.kernels.shape import TILE_VOX
 
@@ -216,7 +217,7 @@ def _warp_region(
     i, j, k = (torch.where(way.part < 0.5, way.low, way.high) for way in ways)
     there = gather(label[sampled], (i + j).add_(k))
     movable = ((labels == 0) | (labels == organ_label)) & ((there == 0) | (there == organ_label))
-    out.label[inside] = torch.where(movable, there, labels)
+    out.label[inside] = chosen(movable, there, labels)
 
 
 def _ways(shifts: list[Tensor], region: _Region) -> list[Along]:

@@ -12,11 +12,14 @@ from gpu_synth.kernels import _launch
 
 SPACINGS = [ONE_MM, (0.7, 0.7, 5.0), (0.7, 0.7, 5.0)]
 CASES = [("liver-hu2022", {}), ("liver", {}), ("liver", {"growth": True})]
+NAMES = ["liver-hu2022", "liver", "growth"]
+LARGE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 
 
 class NoWait(TorchFunctionMode):
-    """Refuse what waits: an index that lies on the host, a tensor made on the device of host numbers, a copy that is not told not to wait.
+    """Refuse what waits: an index that lies on the host, a tensor made on the device of host numbers, a copy that is not told not to wait;
+    and what torch has not for all types on CUDA.
 
     Values that are read back need no rule: the meta device has none, and raises.
     """
@@ -32,6 +35,9 @@ class NoWait(TorchFunctionMode):
             assert not any(isinstance(part, (list, range)) for part in index), f"index {index} would be copied to the device"
             assert not any(isinstance(part, Tensor) and not part.is_meta and part.ndim for part in index), "an index on the host"
             assert not any(isinstance(part, Tensor) and part.dtype == torch.bool for part in index), "a mask as index"
+        if func in (torch.where, Tensor.where, torch.gather, Tensor.gather, Tensor.index_select, Tensor.masked_fill_):
+            large = [x.dtype for x in args if isinstance(x, Tensor) and x.dtype in LARGE_UNSIGNED]
+            assert not large, f"CUDA has no {func.__name__} of {large[0]}"
         if func in (torch.tensor, torch.as_tensor):
             assert "meta" not in str(kwargs.get("device")), "host numbers are copied to the device, and waited for"
         out = func(*args, **kwargs)
@@ -52,7 +58,7 @@ def backend(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize(("preset", "overrides"), CASES, ids=["liver-hu2022", "liver", "growth"])
+@pytest.mark.parametrize(("preset", "overrides"), CASES, ids=NAMES)
 def test_a_call_waits_for_nothing_once_tables_are_on_the_device(backend, preset, overrides):
     """Kernels copy nothing but the uids, which a CUDA graph is given from outside: a copy that it had captured would read freed memory."""
     image, label = (x.to("meta") for x in scans(3, (24, 26, 30)))
@@ -63,7 +69,16 @@ def test_a_call_waits_for_nothing_once_tables_are_on_the_device(backend, preset,
     assert watched.copies == 1 or backend == "torch"
 
 
-@pytest.mark.parametrize(("preset", "overrides"), CASES, ids=["liver-hu2022", "liver", "growth"])
+@pytest.mark.parametrize(("preset", "overrides"), [*CASES, ("liver", {"cirrhosis_prob": 1.0})], ids=[*NAMES, "cirrhosis"])
+def test_labels_of_large_unsigned_types_need_nothing_that_cuda_has_not(backend, preset, overrides):
+    image, label = (x.to("meta") for x in scans(2, (24, 26, 30)))
+    label, synth = label.to(torch.uint16), TumorSynthesizer(preset, prob=1.0, backend=backend, **overrides)
+    synth(image, label, ONE_MM)
+    with NoWait():
+        assert synth(image, label, ONE_MM)[1].dtype == torch.uint16
+
+
+@pytest.mark.parametrize(("preset", "overrides"), CASES, ids=NAMES)
 @pytest.mark.parametrize("spacing_mm", [ONE_MM, (0.7, 0.7, 5.0), (5.0, 0.7, 0.7)], ids=str)
 def test_grids_of_large_volumes_are_launched(preset, overrides, spacing_mm, monkeypatch):
     """A whole CT, and a batch of them: no GPU takes more than 65535 blocks along y and z."""
@@ -111,6 +126,7 @@ def test_what_waits_is_refused():
         lambda: values.__setitem__(flags, 0.0),
         lambda: torch.tensor([1.0], device="meta"),
         lambda: torch.zeros(1).to("meta"),
+        lambda: torch.where(flags, values.to(torch.uint16), values.to(torch.uint16)),
     ]
     for wait in refused:
         with NoWait(), pytest.raises(AssertionError):
