@@ -66,6 +66,11 @@ def extra(major: str | int | None = None) -> str:
     return f'"gpu-synth[cuda{major or (torch.version.cuda or "13").split(".")[0]}]"'
 
 
+def other_folder(error: Exception) -> str:
+    """The command that names CuPy another folder, where an error says that it cannot write its own; else empty."""
+    return "export CUPY_CACHE_DIR=/a/folder/to/write" if isinstance(error, OSError) and error.filename else ""
+
+
 def lack() -> Lack | None:
     """What keeps CuPy from launching here; None where it can."""
     if not torch.cuda.is_available():
@@ -73,6 +78,8 @@ def lack() -> Lack | None:
     try:
         cupy = _cupy()
     except Exception as error:  # a library of another version raises what it likes
+        if command := other_folder(error):
+            return Lack(f"CuPy cannot make the folder where it keeps compiled kernels ({error})", "name another", command)
         return Lack(f"CuPy cannot be imported ({error})", "install it", f"pip install {extra()}")
     try:
         driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
@@ -242,5 +249,11 @@ def _function(family: str, kernel: str, device: int) -> Any:
 @lru_cache(maxsize=64)
 def _module(family: str, device: int) -> Any:
     module = _cupy().RawModule(code=source_text(sources()[family]), options=FLAGS, backend="nvrtc")
-    module.compile()
+    try:
+        module.compile()
+    except OSError as error:
+        if not other_folder(error):
+            raise
+        os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # CuPy asks at each compilation, and offers no other way to keep nothing
+        module.compile()
     return module

@@ -182,7 +182,8 @@ def _cupy(findings: Findings) -> None:
             findings.cupy = _compiler.cupy_versions()
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            findings.problems.append(Problem(f"CuPy cannot be used ({why})", f"pip install --force-reinstall {_launch.extra()}", usable))
+            mend = _launch.other_folder(error) or f"pip install --force-reinstall {_launch.extra()}"
+            findings.problems.append(Problem(f"CuPy cannot be used ({why})", mend, usable))
             return
     lack = _launch.lack()
     findings.not_compiled = lack.why if lack else ""

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import re
 
 import numpy as np
@@ -69,6 +70,44 @@ def test_a_missing_cupy_is_told_with_the_command_that_installs_it(monkeypatch):
     assert _launch.missing() == "CuPy cannot be imported (No module named 'cupy'); install it: pip install \"gpu-synth[cuda12]\""
     assert _launch.resolve("auto", torch.device("cuda")) == "torch"
     _launch.missing.cache_clear()
+
+
+def test_a_folder_that_cupy_cannot_make_is_no_cupy_that_is_missing(monkeypatch):
+    def fail():
+        raise PermissionError(13, "Permission denied", "/home/nobody/.cupy")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_launch, "_cupy", fail)
+    assert _launch.lack() == (
+        "CuPy cannot make the folder where it keeps compiled kernels ([Errno 13] Permission denied: '/home/nobody/.cupy')",
+        "name another",
+        "export CUPY_CACHE_DIR=/a/folder/to/write",
+    )
+
+
+class Unwritable:
+    """A CuPy whose compiler works and whose folder is read-only; `error` is raised where a binary would be kept."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def RawModule(self, **_):
+        return self
+
+    def compile(self):
+        if not os.environ.get("CUPY_CACHE_IN_MEMORY"):
+            raise self.error
+
+
+def test_kernels_are_compiled_where_none_can_be_kept(monkeypatch):
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "")
+    read_only = Unwritable(OSError(30, "Read-only file system", "/opt/cache/tmp1"))
+    monkeypatch.setattr(_launch, "_cupy", lambda: read_only)
+    assert _launch._module.__wrapped__("rng", 0) is read_only
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "")
+    monkeypatch.setattr(_launch, "_cupy", lambda: Unwritable(OSError("libnvrtc.so.13: cannot open shared object file")))
+    with pytest.raises(OSError, match="libnvrtc"):
+        _launch._module.__wrapped__("rng", 0)
 
 
 def test_memory_that_a_kernel_would_misread_is_refused(monkeypatch):
