@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -113,7 +114,15 @@ def resolve(backend: str, device: torch.device) -> Literal["torch", "cupy"]:
         return "cupy"
     if backend == "cupy":
         raise ValueError(f"backend 'cupy' must have CUDA tensors and a CuPy that can launch, got: {why}; or use backend='auto'")
+    if device.type == "cuda":
+        _tell(why)
     return "torch"
+
+
+@cache
+def _tell(why: str) -> None:
+    """Say once that a GPU does without its kernels."""
+    warnings.warn(f"on this GPU torch operations take the place of the CUDA kernels: {why}; backend='torch' asks for them", stacklevel=4)
 
 
 def compile_all(backend: str) -> None:

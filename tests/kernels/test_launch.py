@@ -68,7 +68,10 @@ def test_a_missing_cupy_is_told_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(_launch, "_cupy", fail)
     _launch.missing.cache_clear()
     assert _launch.missing() == "CuPy cannot be imported (No module named 'cupy'); install it: pip install \"gpu-synth[cuda12]\""
-    assert _launch.resolve("auto", torch.device("cuda")) == "torch"
+    _launch._tell.cache_clear()
+    with pytest.warns(UserWarning, match="torch operations take the place of the CUDA kernels: CuPy cannot be imported .*: pip") as said:
+        assert [_launch.resolve("auto", torch.device("cuda")) for _ in range(3)] == ["torch"] * 3
+    assert len(said) == 1
     _launch.missing.cache_clear()
 
 
