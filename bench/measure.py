@@ -17,6 +17,7 @@ from gpu_synth.bench.settings import ALL
 from gpu_synth.bench.timing import COPY_BYTES, Spent, copy_gb_per_s, cuda_times, host_times, utilisation
 from gpu_synth.presets import SIZE_CLASSES
 
+LOOP_TIMES = 7  # as long is a training timed on CUDA as a kernel: nvidia-smi, which takes its time to start, has five samples a second
 REFERENCE = "scipy.ndimage.gaussian_filter, 96³ float64, σ 4"
 
 
@@ -127,8 +128,8 @@ def time_row(operation: Operation, setting: Setting, device: torch.device, secon
     """Make an operation's input, run it, and reckon its floor."""
     case = operation.make(device, setting)
     on_device = device.type == "cuda" and not case.loop and setting.source != "published"
-    with _threads(case.threads), utilisation(device) as used:
-        spent = _clock(case, on_device, seconds, least)
+    with _threads(case.threads):
+        spent, used = _on_device(case, seconds, least) if on_device else _by_the_wall(case, device, seconds, least)
     moved = bytes_of(case.reads) + bytes_of(case.run()) if setting.backend and not case.loop else 0
     floor_ms = moved / copy_gb_per_s / 1e6 or None
     return Row(
@@ -146,22 +147,29 @@ def time_row(operation: Operation, setting: Setting, device: torch.device, secon
         times_floor=spent.ms / floor_ms if floor_ms else None,
         images_per_second=1000 * setting.samples / spent.mean_ms if setting.size_class else None,
         times_plain=spent.times_beside,
-        gpu_utilisation=statistics.mean(used) if used and case.loop else None,
+        gpu_utilisation=statistics.mean(used) if used else None,
         **case.watch.columns(sum(spent.runs_ms)),
     )
 
 
-def _clock(case: Case, on_device: bool, seconds: float, least: int) -> Spent:
-    if on_device:
-        spent = cuda_times(case.run, seconds, least, case.warm_up)
-        beside = case.beside and cuda_times(case.beside, seconds, least, case.warm_up)
-        return spent._replace(beside_ms=beside.runs_ms) if beside else spent
+def _on_device(case: Case, seconds: float, least: int) -> tuple[Spent, list[float]]:
+    spent = cuda_times(case.run, seconds, least, case.warm_up)
+    beside = case.beside and cuda_times(case.beside, seconds, least, case.warm_up)
+    return spent._replace(beside_ms=beside.runs_ms) if beside else spent, []
+
+
+def _by_the_wall(case: Case, device: torch.device, seconds: float, least: int) -> tuple[Spent, list[float]]:
+    """Time by the wall clock; of the step of a training also how busy the GPU is, once it is warm."""
     for _ in range(case.warm_up):
         case.run()
         if case.beside:
             case.beside()
     case.watch.started()
-    return host_times(case.run, seconds, least, 0, case.cycle, case.beside)
+    if not case.loop:
+        return host_times(case.run, seconds, least, 0, case.cycle, case.beside), []
+    with utilisation(device) as used:
+        spent = host_times(case.run, seconds * (LOOP_TIMES if device.type == "cuda" else 1), least, 0, case.cycle, case.beside)
+    return spent, used
 
 
 @contextmanager

@@ -21,6 +21,16 @@ from gpu_synth.presets import SIZE_CLASSES
 MODEL_RATES = (2, 10, 50, 250)  # patches that a model takes in a second
 _BLOCK = re.compile(r"(<!-- ([a-z-]+) of (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 _Row = dict[str, Any]
+_HEADS = {
+    "ms": "ms",
+    "mean_ms": "mean ms",
+    "p90_ms": "p90",
+    "device_ms": "device, ms",
+    "floor_ms": "floor, ms",
+    "times_floor": "× floor",
+    "images_per_second": "patches/s",
+    "times_published": "× published",
+}
 
 
 def filled(page: str) -> str:
@@ -45,25 +55,35 @@ def machine(result: dict[str, Any]) -> str:
 
 
 def families(result: dict[str, Any]) -> str:
-    """Kernel families against their floor."""
-    rows = [
-        (row["name"], row["what"], row["batch"], row["backend"], *(_short(row[key]) for key in ("ms", "p90_ms", "floor_ms", "times_floor")))
-        for row in result["rows"]
-        if row["size_class"] is None
-    ]
-    return _table(("family", "what", "batch", "backend", "ms", "p90", "floor, ms", "× floor"), rows)
+    """Kernel families against their floor; on a GPU also the work alone, without its launches."""
+    chosen = [row for row in result["rows"] if row["size_class"] is None]
+    keys = ("ms", "p90_ms", *_if_any(chosen, "device_ms"), "floor_ms", "times_floor")
+    rows = [(row["name"], row["what"], row["batch"], row["backend"], *(_short(row[key]) for key in keys)) for row in chosen]
+    return _table(("family", "what", "batch", "backend", *(_HEADS[key] for key in keys)), rows)
 
 
 def classes(result: dict[str, Any]) -> str:
-    """The whole synthesis at 96³ by size class: the smallest batch there is."""
-    batch = min((row["batch"] for row in _named(result, "synthesis") if row["patch"] == 96), default=0)
-    keys = ("mean_ms", "ms", "p90_ms", "floor_ms", "images_per_second", "times_published")
-    rows = [
-        (row["size_class"], row["batch"], _how(row), *(_short(row[key]) for key in keys))
-        for row in _named(result, "synthesis")
-        if row["patch"] == 96 and row["batch"] == batch
-    ]
-    return _table(("size class", "batch", "backend", "mean ms", "median", "p90", "floor, ms", "patches/s", "× published"), rows)
+    """The whole synthesis at 96³ by size class."""
+    chosen = _at_96(result)
+    keys = ("mean_ms", "ms", "p90_ms", *_if_any(chosen, "device_ms"), "floor_ms", "images_per_second", "times_published")
+    rows = [(row["size_class"], row["batch"], _how(row), *(_short(row[key]) for key in keys)) for row in chosen]
+    heads = {**_HEADS, "ms": "median"}
+    return _table(("size class", "batch", "backend", *(heads[key] for key in keys)), rows)
+
+
+def batches(result: dict[str, Any]) -> str:
+    """The whole synthesis, all classes, by patch and batch."""
+    chosen = [row for row in _named(result, "synthesis") if row["size_class"] == ALL]
+    keys = ("mean_ms", *_if_any(chosen, "device_ms"), "floor_ms", "images_per_second")
+    rows = [(f"{row['patch']}³", row["batch"], _how(row), *(_short(row[key]) for key in keys)) for row in chosen]
+    return _table(("patch", "batch", "backend", *(_HEADS[key] for key in keys)), rows)
+
+
+def steps(result: dict[str, Any]) -> str:
+    """What part of a training step is synthesis."""
+    chosen = [row for row in result["rows"] if row["name"].startswith("step-share")]
+    rows = [(row["model"], row["batch"], _how(row), _short(row["mean_ms"]), f"{row['share']:.1%}", _percent(row)) for row in chosen]
+    return _table(("model", "batch", "backend", "mean ms a step", "of it synthesis", "GPU used"), rows)
 
 
 def published(result: dict[str, Any]) -> str:
@@ -140,25 +160,48 @@ def cited(result: dict[str, Any]) -> str:
 
 
 def readme(result: dict[str, Any]) -> str:
-    """The one table of the project's own page: plan and render of a patch, class by class."""
+    """The one table of the project's own page: plan and render of a patch, class by class, by the fastest there is."""
     lesions = ("3–10 of 3–5 mm", "3–10 of 6–10 mm", "2–5 of 12–20 mm", "1–3 of 24–40 mm", "11–28 of all four")
-    first = {name: next(row for row in _named(result, "synthesis") if row["size_class"] == name) for name in SIZE_CLASSES}
+    chosen = _at_96(result)
+    fastest = max((row for row in chosen if row["size_class"] == ALL), key=lambda row: row["images_per_second"])
+    first = {row["size_class"]: row for row in chosen if _how(row) == _how(fastest)}
+    batch = fastest["batch"]
     rows = [
-        (name, text, f"{first[name]['mean_ms']:.1f} ms", f"{first[name]['floor_ms']:.2f} ms", f"{first[name]['times_published']:.1f} ×")
+        (
+            name,
+            text,
+            f"{_two(first[name]['mean_ms'] / batch)} ms",
+            f"{_two(first[name]['floor_ms'] / batch)} ms",
+            f"{_two(first[name]['times_published'])} ×",
+        )
         for name, text in zip(SIZE_CLASSES, lesions, strict=True)
     ]
-    head = ("size class", "lesions in a scan", "plan and render", "moving the same bytes", "faster than the published method on one core")
-    return _table(head, rows)
+    made = "plan and render" if batch == 1 else f"plan and render, a patch of {batch} at once, {_how(fastest)}"
+    return _table(("size class", "lesions in a scan", made, "moving the same bytes", "faster than the published method on one core"), rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__.replace("_", "-"): table
-    for table in (machine, families, classes, published, effects, feeds, end_to_end, ratios, cores_needed, cited, readme)
+    for table in (machine, families, classes, batches, steps, published, effects, feeds, end_to_end, ratios, cores_needed, cited, readme)
 }
 
 
 def _named(result: dict[str, Any], name: str) -> list[_Row]:
     return [row for row in result["rows"] if row["name"] == name]
+
+
+def _at_96(result: dict[str, Any]) -> list[_Row]:
+    """The whole synthesis at 96³: as many patches at once as the kernel families were given, one on a host; else as few as there are."""
+    rows = [row for row in _named(result, "synthesis") if row["patch"] == 96]
+    there = {row["batch"] for row in rows}
+    of_families = {row["batch"] for row in result["rows"] if row["size_class"] is None} & there
+    batch = min(of_families or there, default=0)
+    return [row for row in rows if row["batch"] == batch]
+
+
+def _if_any(rows: Sequence[_Row], key: str) -> tuple[str, ...]:
+    """A column, where any row has it."""
+    return (key,) if any(row[key] is not None for row in rows) else ()
 
 
 def _how(row: _Row) -> str:
@@ -171,6 +214,11 @@ def _percent(row: _Row) -> str:
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _two(value: float) -> str:
+    """Two digits, and one behind the point of what is larger."""
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -15,6 +15,7 @@ from gpu_synth.bench import published
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Setting
 from gpu_synth.bench.settings import ALL
 from gpu_synth.bench.synthesis import synthesizer
+from gpu_synth.bench.timing import one_ahead
 from gpu_synth.bench.training import WINDOW_HU, trainer
 from gpu_synth.trainers.augment import window
 
@@ -121,14 +122,18 @@ def end_to_end(device: torch.device, setting: Setting) -> Case:
     """From the loader's workers to the model: its step where there is one, else its windowed input on the device."""
     batches = loader(setting)
     synth = synthesizer(setting) if setting.source == "ours" else None
-    step = trainer(device, setting) if setting.model else lambda image, label: window(image, WINDOW_HU)
+    step, wait = trainer(device, setting) if setting.model else None, one_ahead(device)
 
     def run() -> object:
         batch = next(batches)
         image, label = (batch[key].to(device, non_blocking=True) for key in ("image", "label"))
         if synth is not None:
             image, label = synth(image, label, SPACING_MM)
-        return step(image, label)
+        if step is not None:
+            return step(image, label)
+        windowed = window(image, WINDOW_HU)
+        wait()
+        return windowed
 
     workers = setting.workers or 1
     return Case(run, loop=True, warm_up=2 * workers + 2, cycle=workers)  # workers that started together deliver together

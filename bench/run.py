@@ -15,7 +15,7 @@ from gpu_synth.bench.registry import OPERATIONS
 from gpu_synth.bench.report import as_text, show
 from gpu_synth.files import check_folder_to_write, whole_file
 
-WIDTH = 165  # what the widest table takes
+WIDTH = 190  # what the widest table takes
 STDERR = 2  # tests are no result: stdout is for figures
 
 

@@ -1,19 +1,23 @@
 """The benchmark: every row runs, results keep their schema, and nothing is measured on a red test or under a wrong name."""
 
+import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from gpu_result import gpu_result
 from rich.console import Console
 from test_packaging import wheel  # noqa: F401 (a fixture)
 
-from gpu_synth.bench import run
-from gpu_synth.bench.case import Case, Operation, Setting
+from gpu_synth.bench import measure as measured
+from gpu_synth.bench import pipeline, run
+from gpu_synth.bench.case import Case, Operation, Setting, patches
 from gpu_synth.bench.measure import Result, Row, measure, ratios
 from gpu_synth.bench.report import as_json, as_text, show
 from gpu_synth.bench.timing import Spent, cuda_times, host_times
@@ -127,6 +131,48 @@ def test_the_table_shows_every_row(result):
     assert "…" not in text
     assert all(row.name in text for row in result.rows)
     assert "cited, not measured in this run" in text
+
+
+def test_the_table_shows_every_row_of_a_gpu(monkeypatch):
+    """It has more columns: the work alone, wall clock, how busy the GPU is."""
+    made_up = gpu_result(monkeypatch)
+    console = Console(width=run.WIDTH, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    show(made_up, console)
+    text = console.export_text()
+    assert "…" not in text
+    assert {"device", "call", "GPU used", "share"} <= set(re.findall(r"GPU used|\w+", text))
+    assert "not measured: synthesis" in text
+    assert json.loads(as_text(made_up))["rows"][0].keys() == ROW.keys()
+
+
+def test_only_a_training_is_asked_how_busy_the_gpu_is(monkeypatch):
+    """And only once it is warm: nvidia-smi, as it starts, holds up the launches of whatever is timed meanwhile."""
+    asked: list[int] = []
+
+    @contextlib.contextmanager
+    def sampled(device):
+        asked.append(len(runs))
+        yield [0.5]
+
+    runs: list[int] = []
+    monkeypatch.setattr(measured, "utilisation", sampled)
+    for loop in (False, True):
+        case = Case(lambda: runs.append(1), loop=loop, warm_up=3)
+        row = measured.time_row(Operation("x", "", (), lambda *_: [], lambda *_, case=case: case), Setting(), CPU, 0.0, 2, 1.0)
+        assert row.gpu_utilisation == (0.5 if loop else None)
+    assert asked == [3 + 2 + 3]
+
+
+@pytest.mark.parametrize("source", ["none", "ours"])
+def test_without_a_model_each_batch_waits_for_the_one_before(source, monkeypatch):
+    """As a training would; else batches would be counted that are only queued."""
+    waited: list[int] = []
+    monkeypatch.setattr(pipeline, "one_ahead", lambda device: lambda: waited.append(1))
+    monkeypatch.setattr(pipeline, "loader", lambda setting: iter([dict(zip(("image", "label"), patches(CPU, setting), strict=True))] * 3))
+    case = pipeline.end_to_end(CPU, Setting("tiny", 1, 16, "torch", False, source=source))
+    for _ in range(3):
+        case.run()
+    assert len(waited) == 3
 
 
 def made(name: str, ms: float, **setting: object) -> Row:

@@ -4,10 +4,14 @@ import json
 import re
 
 import pytest
+from gpu_result import gpu_result
 
+from gpu_synth.bench import page as pages
 from gpu_synth.bench.learning.tables import TABLES as LEARNING
 from gpu_synth.bench.machine import REPOSITORY
 from gpu_synth.bench.page import TABLES, filled
+from gpu_synth.bench.report import as_text
+from gpu_synth.presets import SIZE_CLASSES
 
 PAGES = [path for path in (*sorted((REPOSITORY / "bench").glob("*.md")), REPOSITORY / "README.md") if "<!-- end -->" in path.read_text()]
 
@@ -32,7 +36,25 @@ def test_every_table_can_be_written_from_a_whole_run(path):
         assert table(result), name
 
 
+def test_every_table_can_be_written_from_a_run_on_a_gpu(tmp_path, monkeypatch):
+    (tmp_path / "h100.json").write_text(as_text(gpu_result(monkeypatch)))
+    monkeypatch.setattr(pages, "REPOSITORY", tmp_path)
+    tables = {name: filled(f"<!-- {name} of h100.json -->\n<!-- end -->") for name in TABLES}
+    assert not [name for name, table in tables.items() if "None" in table or "nan" in table]
+    assert "NVIDIA H100 80GB HBM3, driver 580.65.06, 16 host cores" in tables["machine"]
+    for name in ("families", "classes", "batches"):
+        assert "| device, ms | floor, ms |" in tables[name]
+    for name in ("steps", "feeds", "end-to-end"):
+        assert "| cupy |" in tables[name]
+    assert {line.split(" | ")[1] for line in tables["classes"].splitlines()[4:-2]} == {"16"}, "as many at once as the families were given"
+    assert tables["batches"].count("\n| 128³ | 32 | cupy graph |") == 1
+    assert "plan and render, a patch of 16 at once, cupy graph" in tables["readme"]
+    rows = [line.split(" | ") for line in tables["readme"].splitlines()[4:-2]]
+    assert [row[0].removeprefix("| ") for row in rows] == list(SIZE_CLASSES)
+    assert all(0.5 < float(ms.removesuffix(" ms")) * 16 / (1.25 * 16 * 0.5) < 2 for _, _, ms, *_ in rows), "of one patch, not of sixteen"
+
+
 def test_figures_outside_the_tables_are_none_of_a_machine():
-    measured, _ = (REPOSITORY / "bench" / "README.md").read_text().split("### Predicted, not measured")
+    measured = (REPOSITORY / "bench" / "README.md").read_text().split("### Predicted, not measured")[0]
     page = re.sub(r"<!-- \S+ of .*?<!-- end -->", "", measured, flags=re.DOTALL)
     assert not re.findall(r"\d[\d.]* ?(?:ms|×|patches/s)\b", page)
