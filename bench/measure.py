@@ -90,6 +90,7 @@ def measure(
     least: int = 5,
     copy_bytes: int = COPY_BYTES,
     progress: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Result], None] = lambda _: None,
 ) -> Result:
     """Time rows one after another, the reference among those that are compared with it.
 
@@ -100,8 +101,10 @@ def measure(
         least: Runs of each row at the least.
         copy_bytes: Size of the copy that floors are reckoned with.
         progress: Is told what comes next.
+        keep: Is handed what is known after each row: a run that is cut short leaves that.
     """
     bandwidth, reference, rows, failures = copy_gb_per_s(device, copy_bytes), list[float](), list[Row](), list[Failure]()
+    result = Result(machine(device), bandwidth, None, rows, failures)
     volume = np.random.default_rng(0).random((96, 96, 96))
     for number, (operation, setting) in enumerate(chosen):
         progress(f"{number + 1} of {len(chosen)}: {operation.name} {setting.size_class or ''}")
@@ -116,7 +119,9 @@ def measure(
         gc.collect()  # a loader's workers end with its iterator
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return Result(machine(device), bandwidth, statistics.median(reference) if reference else None, against_published(rows), failures)
+        result = replace(result, reference_ms=statistics.median(reference) if reference else None, rows=against_published(rows))
+        keep(result)
+    return result
 
 
 def is_compared(name: str, setting: Setting | Row) -> bool:

@@ -35,7 +35,7 @@ def bench(
         full: Every batch, patch and number of lesions, or a short set; by default full on CUDA, short on a CPU.
         seconds: Time spent on each row; by default 2 on a CPU, 0.3 on CUDA.
         tests: Run the operations' tests first; nothing is measured if they fail.
-        out: JSON file to write the results to.
+        out: JSON file to write the results to, after each row.
 
     Returns:
         What was measured; None where a test fails, so that nothing was.
@@ -52,15 +52,21 @@ def bench(
     console = console if console.width >= WIDTH else Console(width=WIDTH)  # figures cut short are no figures
     if tests and not _tests_pass([operation for operation, _ in chosen], console):
         return None
-    with console.status("") as status:
-        result = measure(chosen, where, seconds if seconds is not None else 0.3 if on_cuda else 2.0, progress=status.update)
-    show(result, console)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as stream:
-            stream.write(as_text(result).encode())
+    with console.status("") as status:
+        each = seconds if seconds is not None else 0.3 if on_cuda else 2.0
+        result = measure(chosen, where, each, progress=status.update, keep=lambda so_far: _write(so_far, out))
+    show(result, console)
+    if out is not None:
         console.print(f"wrote {out}")
     return result
+
+
+def _write(result: Result, out: Path | None) -> None:
+    if out is not None:
+        with whole_file(out) as stream:
+            stream.write(as_text(result).encode())
 
 
 def _found(device: str) -> torch.device:

@@ -277,6 +277,20 @@ def test_a_row_that_fails_is_told_and_the_others_are_measured(error, code, tmp_p
     assert str(error) in capsys.readouterr().out
 
 
+def test_a_run_that_is_cut_short_leaves_what_it_has_measured(tmp_path, monkeypatch):
+    def interrupted(device: torch.device, setting: Setting) -> Case:
+        raise KeyboardInterrupt
+
+    def settings(device: torch.device, full: bool) -> list[Setting]:
+        return [Setting(backend="torch", graph=False)]
+
+    works = Operation("works", "", ("x",), settings, lambda device, setting: Case(lambda: torch.zeros(9)))
+    monkeypatch.setattr(run, "OPERATIONS", (works, Operation("late", "", ("x",), settings, interrupted)))
+    with pytest.raises(KeyboardInterrupt):
+        run.bench(device="cpu", seconds=0.0, tests=False, out=tmp_path / "new" / "result.json")
+    assert [row["name"] for row in json.loads((tmp_path / "new" / "result.json").read_text())["rows"]] == ["works"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
