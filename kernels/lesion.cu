@@ -58,7 +58,7 @@ __device__ Seen seen_grown(const float* row, const float4* waves, int time, int 
     return coloured(row, waves, way, row[RADIUS] * (way - 1.0f), dx, dy, dz);
 }
 
-// One voxel a thread, 8 × 32 along j and k a block: blocks (k, i · j, samples), which list the lesions that can reach them, eight at a time.
+// One voxel a thread, 8 × 32 along j and k a block: blocks (i · j, k, samples), which list the lesions that can reach them, eight at a time.
 // Bytes: 1 read and 6 written a voxel, and image and label twice where it changes; operations: 36 waves a voxel in reach of a lesion.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 paint_kernel(void* image, void* label, short* numbers, float* occupancy, const float* centre_vox, const float* lesions, const bool* active,
@@ -69,7 +69,7 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
     __shared__ float4 waves[LISTED][WAVES];
     __shared__ bool listed[LISTED];
     const int thread = threadIdx.x, across = (n_j + ACROSS_J - 1) / ACROSS_J;
-    const int i = blockIdx.y / across, first_j = blockIdx.y % across * ACROSS_J, first_k = blockIdx.x * ACROSS_K;
+    const int i = blockIdx.x / across, first_j = blockIdx.x % across * ACROSS_J, first_k = blockIdx.y * ACROSS_K;
     const int j = first_j + thread / ACROSS_K, k = first_k + thread % ACROSS_K;
     const long long sample = blockIdx.z;
     const unsigned long long uid = (unsigned long long)uids[sample];

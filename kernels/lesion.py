@@ -110,7 +110,8 @@ def _paint_cuda_(
     of_foreign = _launch.NULL if foreign is None else foreign.contiguous()
     maps = (image, label, number, occupancy, centre_vox, lesion, active, *of_growth, of_foreign)
     arguments = (*maps, uid, _launch.key(seed), *kinds, *sizes, *place)
-    _launch.launch("lesion", "paint_kernel", (-(-nk // 32), ni * -(-nj // 8), b), (256, 1, 1), arguments)
+    grid = (ni * -(-nj // 8), -(-nk // 32), b)  # of a plane of 1024² there are more than 65535, which only x takes
+    _launch.launch("lesion", "paint_kernel", grid, (256, 1, 1), arguments)
     return Painted(number, occupancy)
 
 

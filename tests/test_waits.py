@@ -79,8 +79,18 @@ def test_labels_of_large_unsigned_types_need_nothing_that_cuda_has_not(backend, 
 
 
 @pytest.mark.parametrize(("preset", "overrides"), CASES, ids=NAMES)
-@pytest.mark.parametrize("spacing_mm", [ONE_MM, (0.7, 0.7, 5.0), (5.0, 0.7, 0.7)], ids=str)
-def test_grids_of_large_volumes_are_launched(preset, overrides, spacing_mm, monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm"),
+    [
+        ((32, 1, 512, 512, 300), ONE_MM),
+        ((32, 1, 512, 512, 300), (0.7, 0.7, 5.0)),
+        ((32, 1, 512, 512, 300), (5.0, 0.7, 0.7)),
+        ((1, 1, 1024, 1024, 1000), (0.4, 0.4, 1.0)),
+        ((256, 1, 128, 128, 128), ONE_MM),
+    ],
+    ids=str,
+)
+def test_grids_of_large_volumes_are_launched(preset, overrides, shape, spacing_mm, monkeypatch):
     """A whole CT, and a batch of them: no GPU takes more than 65535 blocks along y and z."""
     seen = []
 
@@ -89,7 +99,7 @@ def test_grids_of_large_volumes_are_launched(preset, overrides, spacing_mm, monk
         assert all(1 <= n <= most for n, most in zip(grid, MOST_BLOCKS, strict=True)), f"{kernel}: {grid}"
 
     monkeypatch.setattr(_launch, "RUNNER", run)
-    image, label = (torch.empty(32, 1, 512, 512, 300, dtype=dtype, device="meta") for dtype in (torch.float32, torch.uint8))
+    image, label = (torch.empty(shape, dtype=dtype, device="meta") for dtype in (torch.float32, torch.uint8))
     TumorSynthesizer(preset, prob=1.0, backend="cupy", **overrides)(image, label, spacing_mm)
     assert seen
 
