@@ -54,6 +54,12 @@ def test_every_table_can_be_written_from_a_run_on_a_gpu(tmp_path, monkeypatch):
     assert all(0.5 < float(ms.removesuffix(" ms")) * 16 / (1.25 * 16 * 0.5) < 2 for _, _, ms, *_ in rows), "of one patch, not of sixteen"
 
 
+def test_the_tables_that_a_first_run_on_a_gpu_is_to_bring_are_there():
+    told = (REPOSITORY / "CONTRIBUTING.md").read_text().split("From a result to the pages")[1]
+    named = set(re.findall(r"`([a-z-]+)`|<!-- ([a-z-]+) of|`readme", told.split("each\nwith a sentence")[0]))
+    assert {first or second for first, second in named} - {""} == TABLES.keys() - {"cited", "readme"}
+
+
 def test_figures_outside_the_tables_are_none_of_a_machine():
     measured = (REPOSITORY / "bench" / "README.md").read_text().split("### Predicted, not measured")[0]
     page = re.sub(r"<!-- \S+ of .*?<!-- end -->", "", measured, flags=re.DOTALL)
