@@ -68,8 +68,9 @@ def render_plan(synth: "TumorSynthesizer", image: Tensor, label: Tensor, plan: P
     return render(image, label, plan, *rest)
 
 
-# A compiler's own CUDA graph leaves it out: tables that it had captured could leave their caches, see `kernels._cached`.
-@torch.library.custom_op("gpu_synth::synthesize", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
+# A compiler's own CUDA graph leaves it out: tables that it had captured could leave their caches, see `kernels._cached`. (torch 2.11 takes
+# no single tag.)
+@torch.library.custom_op("gpu_synth::synthesize", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _operator(image: Tensor, label: Tensor, uid: Tensor, spacing_mm: list[float], seed: int, recipe: str) -> tuple[Tensor, Tensor, Tensor]:
     """Put tumours into a batch. One operator, coarse on purpose: each call of one costs microseconds.
 
