@@ -17,7 +17,7 @@ than 1.5 % of the organ is that bright, the scan shows no vessels. (Noise alone 
 1.1 and 0.8 % in the CTs without contrast, and from 1.9 and 3.5 % on in the one with it: our choice lies between.)
 
 Cost, voxels that are all organ: the twin makes three histograms and 15 additions of 16-bit integers to smooth one of two fields. The
-kernels read image and label twice, and move some 33 bytes a voxel besides.
+kernels read image and label twice, and move some 23 bytes a voxel besides.
 """
 
 import math
@@ -41,8 +41,10 @@ from gpu_synth.kernels._organ_field import (
     kinds,
     known_hu,
     parts,
-    smooth_cuda,
+    smooth_cuda_,
     smooth_of_organ,
+    smooth_plane_cuda,
+    weights_of,
 )
 
 NOISE_LAG_MM = 3.0  # CT noise of soft kernels is all but uncorrelated there: |ρ| ≤ 0.05 less structure, in the CTs that we measured
@@ -111,12 +113,12 @@ def _tissue_cuda(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *map(np.int32, lags), *extents))
     vessel, foreign_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, 2, device=device)
     if vessels:
-        smooth = smooth_cuda(field, spacing_mm)
+        smooth_cuda_(field, spacing_mm)
         lags = _lags(LEFT_LAG_MM, spacing_mm, shape)
-        _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, smooth, *map(np.int32, lags), *extents))
+        _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, field, *map(np.int32, lags), *extents))
         seen = torch.zeros(b, dtype=torch.int32, device=device)
         threshold = _threshold(of_left).to(torch.int32)
-        _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, smooth, threshold, np.int64(voxels)))
+        _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, field, threshold, np.int64(voxels)))
         vessel.mul_(shown := _shown(seen, counts))
         foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0] / QUARTERS
     return Tissue(organ_hu.to(torch.float32), _noise_hu(of_noise).to(torch.float32), vessel, foreign_hu)
@@ -171,10 +173,10 @@ def _excess_cuda(
 ) -> Tensor:
     image, label = image.contiguous(), label.contiguous()
     field = field_cuda(image, label, organ_hu, organ_label)
-    smooth, voxels = smooth_cuda(field, spacing_mm), image[0].numel()
-    threshold = (foreign_hu * QUARTERS).to(torch.int32)
+    pairs, threshold, voxels = smooth_plane_cuda(field, spacing_mm), (foreign_hu * QUARTERS).to(torch.int32), image[0].numel()
+    sizes = (*weights_of(spacing_mm[0]), np.int64(image[0, 0].numel()), np.int64(voxels))
     grid = (-(-voxels // THREADS), len(image), 1)
-    _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, smooth, threshold, np.int64(voxels)))
+    _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, pairs, threshold, *sizes))
     return field
 
 
