@@ -23,6 +23,11 @@ class Field(NamedTuple):
     grain_sigma_vox: Float[Tensor, "b 3"]
     grain_bound_vox: Sequence[float]
 
+    def part(self, samples: slice) -> "Field":
+        """That of some of the samples."""
+        uid, density, grain = (x[samples] for x in (self.uid, self.density_sigma_vox, self.grain_sigma_vox))
+        return self._replace(uid=uid, density_sigma_vox=density, grain_sigma_vox=grain)
+
     @property
     def whole_cells(self) -> Box:
         """All cells of the field."""

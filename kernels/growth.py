@@ -53,6 +53,7 @@ from gpu_synth.kernels._automaton import (
     window,
 )
 from gpu_synth.kernels._cells import Box
+from gpu_synth.kernels._groups import groups
 from gpu_synth.kernels._seedbed import BALL, Ground, Lesions, lesions_of, levels_in, owners, seeded, voxels_a_mm3
 from gpu_synth.kernels.shape import TILE_VOX
 
@@ -147,10 +148,17 @@ def growth(
 
 
 def _growth_cuda(ground: Ground, lesions: tuple[Tensor, Tensor, Tensor], grid: Grid) -> Grown:
-    slots, law, device, windows = lesions[2].shape[1], grid.law, ground.label.device, np.int32(grid.windows)
-    out, (b, *shape) = _nothing(ground.label, slots), ground.label.shape
-    if slots == 0:
-        return out
+    (b, slots), out = lesions[2].shape, _nothing(ground.label, lesions[2].shape[1])
+    for rows in groups(b, 1 + 6 * math.prod(grid.law.split)) if slots else ():
+        of_rows = grid._replace(uid=grid.uid[rows])
+        _grow_cuda(Grown(*(x[rows] for x in out)), ground.part(rows), (lesions[0][rows], lesions[1][rows], lesions[2][rows]), of_rows)
+    return out
+
+
+def _grow_cuda(out: Grown, ground: Ground, lesions: tuple[Tensor, Tensor, Tensor], grid: Grid) -> None:
+    """Grow the lesions of some samples, into `out`."""
+    law, device, windows = grid.law, ground.label.device, np.int32(grid.windows)
+    (b, *shape), slots = ground.label.shape, lesions[2].shape[1]
     places = [np.int32(n) for n in (slots, *shape, *law.split)]
     total, bins = (torch.zeros(b, slots, n, dtype=torch.int32, device=device) for n in (grid.windows + 1, MATURITY * UNITS))
     latest = torch.full((b, slots), -1, dtype=torch.int32, device=device)
@@ -165,7 +173,6 @@ def _growth_cuda(ground: Ground, lesions: tuple[Tensor, Tensor, Tensor], grid: G
     summed = [out.stop, out.reached, bins, latest, rows, total, windows, np.int32(b * slots)]
     _launch.launch("growth", "stop_kernel", (-(-b * slots // 64), 1, 1), (64, 1, 1), summed)
     _launch.launch("growth", "finish_kernel", voxels, (_THREADS, 1, 1), [out.time, out.number, time, out.stop, *places])
-    return out
 
 
 def _sow(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gpu_synth.kernels import _launch
 from gpu_synth.kernels._cells import Box, Field, cell_axes, reach_of, to_cells, voxel_axes
+from gpu_synth.kernels._groups import groups
 from gpu_synth.kernels.gaussian import INTEGER_BITS, TRUNCATE, apply_matrices, columns_grid, lines_grid, matrices, matrices_torch
 from gpu_synth.kernels.rng import Purpose, halfwords
 from gpu_synth.kernels.shape import TILE_VOX
@@ -144,6 +145,16 @@ def _texture_cuda(field: Field, texture: Texture, box: Box, changing: Tensor | N
     shape = [end - start for start, end in box]
     if changing is None:
         changing = torch.ones(b, *(-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)), dtype=torch.uint8, device=device)
+    out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
+    for rows in groups(b, 8 / math.prod(field.cell_vox)):
+        known = Texture(Normalised(*(x[rows] for x in texture.norm)), texture.gain[rows])
+        _evaluate_cuda(out[rows], field.part(rows), known, box, changing[rows])
+    return out
+
+
+def _evaluate_cuda(out: Tensor, field: Field, texture: Texture, box: Box, changing: Tensor) -> None:
+    """Evaluate the texture of some samples, into `out`."""
+    (b, *shape), device = out.shape, out.device
     cells = reach_of(field, to_cells(field, box), field.grain_bound_vox)
     ci, cj, ck = (end - start for start, end in cells)
     (_, whole_j, whole_k), starts = (end for _, end in field.whole_cells), [start for start, _ in cells]
@@ -165,12 +176,10 @@ def _texture_cuda(field: Field, texture: Texture, box: Box, changing: Tensor | N
     arguments = [grain, salt, weights[1], band[1], changing, *sizes]
     _launch.launch("texture", "grain_columns_kernel", columns_grid(shape[1], shape[2], b * ci), (128, 1, 1), arguments)
     del salt
-    out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
     inner = shape[1] * shape[2]
     sizes = [np.int32(shape[0]), np.int32(ci), np.int64(inner), np.int32(shape[2]), *tiles]
     arguments = [out, grain, weights[0], band[0], texture.gain, changing, *sizes]
     _launch.launch("texture", "texture_kernel", columns_grid(shape[0], inner, b), (128, 1, 1), arguments)
-    return out
 
 
 def texture_torch(field: Field, texture: Texture, box: Box) -> Tensor:

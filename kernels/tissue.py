@@ -111,13 +111,14 @@ def _tissue_cuda(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     lags = _lags(NOISE_LAG_MM, spacing_mm, shape)
     extents = [np.int32(n) for n in shape]
     _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *map(np.int32, lags), *extents))
-    vessel, foreign_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, 2, device=device)
-    if vessels:
+    if not vessels:
+        vessel, foreign_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, 2, device=device)
+    else:
         smooth_cuda_(field, spacing_mm)
         lags = _lags(LEFT_LAG_MM, spacing_mm, shape)
         _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, field, *map(np.int32, lags), *extents))
         seen = torch.zeros(b, dtype=torch.int32, device=device)
-        threshold = _threshold(of_left).to(torch.int32)
+        vessel, threshold = torch.empty(image.shape, dtype=torch.uint8, device=device), _threshold(of_left).to(torch.int32)
         _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, field, threshold, np.int64(voxels)))
         vessel.mul_(shown := _shown(seen, counts))
         foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0] / QUARTERS
