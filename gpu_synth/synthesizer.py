@@ -21,9 +21,9 @@ from gpu_synth.operator import recipe_of, render_plan, synthesize
 from gpu_synth.plan import TumorPlan, margin_vox, on_device, texture_field
 from gpu_synth.plan_base import Plan, Scope, Spacing
 from gpu_synth.precision import full_precision
+from gpu_synth.preset_table import Bounds, parameter_table, slots_of
 from gpu_synth.presets import Preset
 from gpu_synth.render import Render, together
-from gpu_synth.table import Bounds, parameter_table, slots_of
 from gpu_synth.wishes import NO_WISHES, Wishes, check_wishes
 
 
