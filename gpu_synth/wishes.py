@@ -20,6 +20,7 @@ from gpu_synth.lesion_table import lesion_table
 Wish = Mapping[str, Any]
 MOST_MM = 1000.0
 _MOST = {"mass_effect": 100.0, "core_share": 1.0, **dict.fromkeys(OUTLINES, math.inf)}  # from 0 on, as presets have it
+UNGROWN = (*OUTLINES, "halo_hu", "halo_mm")  # what lesions that grow do not have
 Asked = tuple[tuple[Wish | None, ...], ...]
 
 
@@ -122,8 +123,10 @@ def _wish(preset: LesionPreset, image: Tensor, wish: Any) -> Wish:
                 raise ValueError(f"{name} must lie in (0, {MOST_MM:g}], got {value}")
             if name in _MOST and not 0 <= out[name] <= _MOST[name]:
                 raise ValueError(f"{name} must lie in [0, {_MOST[name]:g}], got {value}")
-    if preset.growth and (unused := [name for name in OUTLINES if name in out]):
-        raise ValueError(f"{unused[0]} must not be asked for with growth=True, whose lesions have no outline")
+    if preset.growth and (unused := [name for name in UNGROWN if name in out]):
+        raise ValueError(
+            f"{unused[0]} must be left out where growth is True, got {out[unused[0]]}; lesions that grow have no outline and no halo"
+        )
     return out
 
 

@@ -15,7 +15,7 @@ from gpu_synth.lesion_plan import LesionPlan
 SHAPE = (44, 40, 36)
 ALL_ON = {"halo": (-0.2, 0.2), "satellite_prob": 1.0, "cluster_prob": 0.5, "cirrhosis_prob": 1.0, "spiculation": (0.0, 0.3)}
 
-GROWTH = {"growth": True, "size_mm": (2.0, 3.0, 4.0, 6.0, 8.0)}
+GROWTH = {"growth": True, "size_mm": (2.0, 3.0, 4.0, 6.0, 8.0), "satellite_from_mm": 5.0}
 
 
 def with_vessels(b, shape=SHAPE, dtype=torch.float32):
@@ -23,6 +23,11 @@ def with_vessels(b, shape=SHAPE, dtype=torch.float32):
     image, label = scans(b, shape)
     i, j = (torch.arange(n) % 20 < 4 for n in shape[:2])
     return (image + 70 * (i[:, None] & j)[..., None] * (label == 1)).to(dtype), label
+
+
+def all_on(growth):
+    """Every effect that there is, of lesions with an outline or of those that grow."""
+    return {name: figure for name, figure in {**ALL_ON, **growth}.items() if not growth or name not in ("halo", "spiculation")}
 
 
 def liver(backend="torch", **overrides):
@@ -45,7 +50,7 @@ def test_kernels_make_the_twins_lesions(device, dtype, growth, spacing_mm):
     image, label = with_vessels(3, SHAPE, dtype)
     label[1] = 0
     image[2, 0, 5:8] = torch.nan
-    twin, kernel = liver(**ALL_ON, **growth), liver("cupy", **ALL_ON, **growth)
+    twin, kernel = liver(**all_on(growth)), liver("cupy", **all_on(growth))
     expected_plan, plan = twin.plan(image, label, spacing_mm, uids(3)), kernel.plan(*on(device, (image, label)), spacing_mm, uids(3))
     assert torch.equal(plan.active.cpu(), expected_plan.active)
     assert torch.equal(plan.organ_hu.cpu(), expected_plan.organ_hu)
@@ -101,7 +106,7 @@ def test_what_a_host_looks_at_changes_nothing(overrides, monkeypatch):
 def test_a_crop_of_a_render_is_a_render_of_the_crop(growth, spacing_mm):
     """Every effect on: they agree but for 8 voxels within the crop's border; what cirrhosis has there, mass effect and vessels hand on."""
     image, label = with_vessels(2, (72, 60, 48))
-    figures = {**ALL_ON, **growth, "count": (6, 6), "cluster_prob": 0.0, "avoid_vessels_to_mm": 2.0}
+    figures = {**all_on(growth), "count": (6, 6), "cluster_prob": 0.0, "avoid_vessels_to_mm": 2.0}
     synth = liver(scope="volume", **figures)
     plan = synth.plan(image, label, spacing_mm, uids(2))
     whole = synth.render(image, label, plan)

@@ -16,7 +16,8 @@ from gpu_synth.phantom import phantom
 from gpu_synth.plan_base import Spacing
 from gpu_synth.preview.comparison import COLOURS, comparison
 from gpu_synth.preview.gallery import gallery as draw_gallery
-from gpu_synth.preview.slices import preview, save_png
+from gpu_synth.preview.slices import organ_window, preview, save_png
+from gpu_synth.preview.specimens import make_specimens
 from gpu_synth.sources import Source
 from gpu_synth.volumes import SPACING_LIMITS_MM
 
@@ -74,7 +75,9 @@ def preview_files(
     folder = check_folder_to_write("out's folder", Path(out).parent)
     image_hu, organ = _read(image, label, spacing, organ_labels) if image and label else _phantom(uid, seed, spacing)
     if gallery:
-        figure = draw_gallery(image_hu, organ, preset, spacing, uid=uid, seed=seed, overrides=overrides, window_hu=window_hu)
+        rows = make_specimens(image_hu, organ, preset, spacing, uid=uid, seed=seed, overrides=overrides)
+        title = f"{Path(preset).name}: each lesion made by itself, uid {uid}, seed {seed}"
+        figure = draw_gallery(rows, title, spacing, window_hu or organ_window(image_hu[organ == 1]))
     elif compare:
         figure = comparison(image_hu, organ, synthesizers, spacing, uid, window_hu)
     else:
