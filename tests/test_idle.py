@@ -139,11 +139,3 @@ def test_a_synthesizer_takes_a_preset_and_its_recipe_makes_another_one_like_it()
     assert torch.equal(made[0], synth(image, label, (1.0, 1.0, 1.0), torch.arange(1))[0])
     with pytest.raises(ValueError, match="preset must be a name, a YAML file or a preset, got int; such as 'liver'"):
         TumorSynthesizer(3)
-
-
-def test_a_halo_or_outline_is_not_asked_of_what_grows():
-    image, label = scans(1, (24, 24, 24))
-    synth = TumorSynthesizer("liver-growth", prob=1.0)
-    for name in ("spiculation", "halo_hu", "halo_mm"):
-        with pytest.raises(ValueError, match=f"{name} must be left out where growth is True, got 2.0; lesions that grow"):
-            synth.plan(image, label, (1.0, 1.0, 1.0), torch.arange(1), lesions=[{name: 2.0}])

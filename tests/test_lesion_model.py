@@ -1,5 +1,8 @@
 """Preset "liver": whole lesions into scans, on torch operations and on kernels."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from twins import assert_same_images, assert_same_labels, on
 
 from gpu_synth import TumorPlan, TumorSynthesizer, presets
 from gpu_synth.kernels import _host
-from gpu_synth.lesion_plan import LesionPlan
+from gpu_synth.lesion_plan import NAMES, LesionPlan
 
 SHAPE = (44, 40, 36)
 ALL_ON = {"halo": (-0.2, 0.2), "satellite_prob": 1.0, "cluster_prob": 0.5, "cirrhosis_prob": 1.0, "spiculation": (0.0, 0.3)}
@@ -135,8 +138,54 @@ def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
         assert record["kind"] in {kind.name for kind in presets.get("liver").kinds}
     with pytest.raises(ValueError, match=r"radius_mm must be a tensor of shape \(2, 3\), got \(2,\)"):
         plan.edit(radius_mm=torch.ones(2))
-    with pytest.raises(ValueError, match="radius_mm must be above 0, got 0"):
-        plan.edit(radius_mm=torch.zeros(shape))
+
+
+LIMITS = [
+    ("radius_mm", 0.0, "radius_mm must lie in (0, 1000], got 0"),
+    ("radius_mm", 1001.0, "radius_mm must lie in (0, 1000], got 1001"),
+    ("texture_mm", -1.0, "texture_mm must lie in (0, 1000], got -1"),
+    ("edge_sigma_mm", 2000.0, "edge_sigma_mm must lie in (0, 1000], got 2000"),
+    ("halo_mm", 0.0, "halo_mm must lie in (0, 1000], got 0"),
+    ("mass_effect", 101.0, "mass_effect must lie in [0, 100], got 101"),
+    ("mass_effect", -0.5, "mass_effect must lie in [0, 100], got -0.5"),
+    ("core_share", 1.5, "core_share must lie in [0, 1], got 1.5"),
+    ("contrast_hu", float("nan"), "contrast_hu must be a finite number, got nan"),
+    ("centre_vox", (1.0, 2.0, 99.0), f"centre_vox must lie in the image of {SHAPE} voxels, got (1.0, 2.0, 99.0)"),
+    ("centre_vox", (-0.6, 2.0, 9.0), "centre_vox must lie in the image of"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), LIMITS, ids=[f"{name}-{value}" for name, value, _ in LIMITS])
+def test_a_plan_is_edited_within_the_limits_of_what_can_be_asked_for(name, value, says, tmp_path):
+    """Asked for, edited by name, or read from a file that was meddled with: one limit, one sentence."""
+    image, label = scans(1, SHAPE)
+    synth = liver(count=(3, 3), satellite_prob=0.0)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        synth.plan(image, label, ONE_MM, uids(1), lesions=[{name: value}])
+    plan = synth.plan(image, label, ONE_MM, uids(1))
+    assert plan.active[0, 0]
+    new = plan.centre_vox.clone() if name == "centre_vox" else plan.lesion[..., NAMES[name]].clone()
+    new[0, 0] = torch.tensor(value)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        plan.edit(**{name: new})
+    if name != "centre_vox" and value == value:
+        meddled = plan.lesion.clone()
+        meddled[0, 0, NAMES[name]] = value
+        replace(plan, lesion=meddled).save(tmp_path / "plan")
+        with pytest.raises(ValueError, match=re.escape(says)):
+            TumorPlan.load(tmp_path / "plan")
+
+
+def test_a_plan_of_grown_lesions_takes_no_outline_and_no_halo():
+    image, label = scans(1, SHAPE)
+    synth = liver(**GROWTH)
+    plan = synth.plan(image, label, ONE_MM, uids(1))
+    for name in ("spiculation", "halo_hu", "halo_mm"):
+        says = f"{name} must be left out where growth is True, got .*; lesions that grow have no outline and no halo"
+        with pytest.raises(ValueError, match=says):
+            synth.plan(image, label, ONE_MM, uids(1), lesions=[{name: 2.0}])
+        with pytest.raises(ValueError, match=says):
+            plan.edit(**{name: plan.lesion[..., NAMES[name]]})
 
 
 def test_what_came_out_is_told_beside_what_was_asked():

@@ -26,6 +26,7 @@ CORONAL, AXIAL = 1, 2
 CROP_MARGIN_MM = 20.0
 APART_MM = 8.0  # between the slices shown
 DPI = 110
+NO_LESION = "no lesion in this slice"
 TITLE_WIDTH = 46  # letters over a column
 ORGAN_COLOUR, TUMOR_COLOUR, PREDICTED_COLOUR = "#4fc3f7", "#ffb300", "#ef5350"
 
@@ -121,7 +122,8 @@ def columns_figure(
             for mask, colour, width in column.outlines:
                 contour(panel, _plane(mask, box, axis, at), extent, colour, width)
             if column.lesions is not None and column.lesions.any() and not _plane(column.lesions, box, axis, at).any():
-                panel.text(0.98, 0.03, "no lesion in this slice", transform=panel.transAxes, color=column.colour, fontsize=7, ha="right")
+                plain = {"facecolor": "black", "edgecolor": "none", "pad": 1.5}
+                panel.text(0.98, 0.03, NO_LESION, transform=panel.transAxes, color=column.colour, fontsize=7, ha="right", bbox=plain)
         panels[0].text(0.02, 0.03, f"{'k' if axis == AXIAL else 'j'} = {at}", transform=panels[0].transAxes, color="white", fontsize=7)
     for panel, column in zip(axes[0], columns, strict=True):
         panel.set_title("\n".join(wrap(column.title, TITLE_WIDTH)), color=column.colour, fontsize=9)
