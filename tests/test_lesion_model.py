@@ -207,6 +207,33 @@ def test_what_came_out_is_told_beside_what_was_asked():
     assert out.occupancy[~inside].max() <= 0.5 + 1e-6
 
 
+def test_a_lesion_that_the_border_cuts_says_so():
+    """One at each of two borders, one within, one that only comes near; of a crop, that which the crop cuts."""
+    image, label = torch.full((1, 1, 48, 40, 44), 100.0), torch.ones(1, 1, 48, 40, 44, dtype=torch.uint8)
+    still = {"mass_effect": (0.0, 0.0), "bulge": (0.0, 0.0), "cirrhosis_prob": 0.0, "axis_ratio": (1.0, 1.0)}
+    synth = liver(scope="volume", **still)
+    ball = {"radius_mm": 5.0, "irregularity": 0.0, "lobulation": 0.0}
+    centres = [(2, 20, 10), (40, 20, 41), (24, 20, 22), (8, 8, 30)]
+    plan = synth.plan(image, label, ONE_MM, uids(1), lesions=[{**ball, "centre_vox": centre} for centre in centres])
+    records = synth.render(image, label, plan).records()
+    assert [record["cut_by_border"] for record in records] == [True, True, False, False]
+    assert [record["equivalent_radius_mm"] < 4.8 for record in records] == [True, True, False, False]
+    crop = (..., slice(0, 48), slice(0, 40), slice(0, 25))
+    part = synth.render(image[crop].contiguous(), label[crop].contiguous(), plan, (0, 0, 0)).records()
+    assert {record["lesion"]: record["cut_by_border"] for record in part} == {1: True, 3: True}
+
+
+def test_a_lesion_that_grows_turns_at_the_border_and_is_not_cut_by_it():
+    image, label = torch.full((1, 1, 32, 32, 32), 100.0), torch.ones(1, 1, 32, 32, 32, dtype=torch.uint8)
+    synth = liver(**GROWTH, mass_effect=(0.0, 0.0), bulge=(0.0, 0.0), cirrhosis_prob=0.0, scope="volume")
+    plan = synth.plan(image, label, ONE_MM, uids(1), lesions=[{"radius_mm": 5.0, "centre_vox": (2, 16, 16)}])
+    (whole,) = synth.render(image, label, plan).records()
+    assert (whole["cut_by_border"], whole["equivalent_radius_mm"]) == (False, pytest.approx(5.0, rel=0.02))
+    (cut,) = synth.render(image[..., :14].contiguous(), label[..., :14].contiguous(), plan, (0, 0, 0)).records()
+    assert cut["cut_by_border"]
+    assert cut["volume_mm3"] < whole["volume_mm3"]
+
+
 def test_what_is_asked_for_is_what_comes():
     """Two samples: three lesions in the one, one in the other; what is not asked for is drawn as the kind has it."""
     image, label = torch.full((2, 1, 48, 48, 48), 110.0), torch.ones(2, 1, 48, 48, 48, dtype=torch.uint8)
