@@ -243,3 +243,12 @@ def test_a_mask_on_another_place_is_refused_and_one_without_place_takes_its_imag
     assert "the image's is taken" in scan.notes[0]
     assert np.array_equal(scan.label == 1, organ() == 1)
     assert np.allclose(to_ras(scan.image.volume).spacing_mm, scan.spacing_mm)
+
+
+def test_an_image_without_place_takes_a_placed_mask_voxel_by_voxel_as_prepare_does(tmp_path):
+    source = case(tmp_path, noisy(), organ())
+    nib.save(nib.Nifti1Image(noisy(), None), source.image)
+    scan = read_scan(source, Labels())
+    assert scan.notes[0] == "the image's header gives no position (sform and qform codes are 0): the mask is taken voxel by voxel"
+    lying = nib.apply_orientation(organ(), nib.io_orientation(nib.load(source.image).affine))
+    assert np.array_equal(scan.label == 1, lying == 1)
