@@ -83,6 +83,8 @@ def prepare_label(
         organ_labels, tumor_labels = (1,), (2,)
     else:
         mask, notes = _placed(source.label, read_nifti(source.label), source.image, image.placed)
+        if organ_names or tumor_names:
+            notes.append("a NIfTI mask names nothing: its values are read by --organ_labels and --tumor_labels")
     label, label_notes = conform_label(source, mask, image, organ_labels, tumor_labels)
     return label, notes + label_notes
 
