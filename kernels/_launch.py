@@ -1,8 +1,10 @@
 """Where CUDA meets torch's memory: the only file that touches CuPy. torch allocates; CuPy compiles, and launches on torch's stream."""
 
+import operator
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +18,7 @@ BACKENDS = ("auto", "torch", "cupy")
 Grid = tuple[int, int, int]
 
 OLDEST_CUDA = 12  # that there is a CuPy for among the extras
-NULL = 0  # a pointer to nothing: a Python integer is passed as 64 bits
+NULL = 0  # a pointer to nothing
 FOLDER = Path(__file__).parent
 FLAGS = ("--std=c++17", "--fmad=false")  # what is written is what is computed: a fused product is asked for by name
 RUNNER: Callable[[str, str, Grid, Grid, list[Any]], None] | None = (
@@ -139,19 +141,19 @@ _LABEL_KINDS = {
 _IMAGE_KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
 
-def label_kind(dtype: torch.dtype) -> np.int32:
+def label_kind(dtype: torch.dtype) -> int:
     """Number by which labels.cuh knows an integer type."""
-    return np.int32(_LABEL_KINDS[dtype])
+    return _LABEL_KINDS[dtype]
 
 
-def image_kind(dtype: torch.dtype) -> np.int32:
+def image_kind(dtype: torch.dtype) -> int:
     """Number by which images.cuh knows a floating type."""
-    return np.int32(_IMAGE_KINDS[dtype])
+    return _IMAGE_KINDS[dtype]
 
 
-def key(seed: int) -> np.uint64:
+def key(seed: int) -> int:
     """Seed as kernels take it: 64 bits, two's complement."""
-    return np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+    return seed & 0xFFFFFFFFFFFFFFFF
 
 
 def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object]) -> None:
@@ -162,37 +164,41 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
         kernel: Name of the function in it.
         grid: Blocks along x, y, z.
         block: Threads of a block along x, y, z.
-        arguments: Contiguous tensors, passed as pointers, and NumPy scalars of the parameters' types.
+        arguments: Contiguous tensors, passed as pointers, and numbers, which become what the source declares.
 
     Raises:
-        TypeError: A tensor has another dtype than the kernel's pointer.
+        TypeError: A tensor has another dtype than the kernel's pointer, or a number another kind than its parameter.
         ValueError: A tensor is not contiguous, or lies on another device; or their number is wrong.
+        OverflowError: A number does not fit its parameter.
     """
-    device = _check(family, kernel, arguments)
-    values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
+    device: torch.device | None = None
+    values: list[object] = []
+    for argument, (name, dtype, number) in zip(arguments, _parameters(family, kernel), strict=True):
+        if not isinstance(argument, Tensor):
+            values.append(number(argument))
+            continue
+        device = device or argument.device
+        if not argument.is_contiguous() or argument.device != device or (dtype is not None and argument.dtype != dtype):
+            raise _misread(f"{name} of {kernel}", argument, dtype, device)
+        values.append(argument.data_ptr())
+    if device is None:
+        raise ValueError(f"{kernel} must have a tensor among its arguments, got none")
     if RUNNER is not None:
         RUNNER(family, kernel, grid, block, values)
         return
-    with torch.cuda.device(device), _stream(torch.cuda.current_stream(device).cuda_stream, torch.cuda.current_device()):
-        _function(family, kernel, torch.cuda.current_device())(grid, block, tuple(values))
+    index = device.index
+    with nullcontext() if index == torch.cuda.current_device() else torch.cuda.device(index):
+        stream = _stream(torch._C._cuda_getCurrentRawStream(index), index)  # as torch's compiled code asks for it
+        _function(family, kernel, index)(grid, block, values, stream=stream)
 
 
-def _check(family: str, kernel: str, arguments: Sequence[object]) -> torch.device:
-    """Refuse tensors that the kernel would misread; return their device."""
-    device: torch.device | None = None
-    for argument, (name, dtype) in zip(arguments, _parameters(family, kernel), strict=True):
-        if not isinstance(argument, Tensor):
-            continue
-        if not argument.is_contiguous():
-            raise ValueError(f"{name} of {kernel} must be contiguous, got strides {argument.stride()} for shape {tuple(argument.shape)}")
-        if dtype is not None and argument.dtype != dtype:
-            raise TypeError(f"{name} of {kernel} must be {dtype}, got {argument.dtype}")
-        device = device or argument.device
-        if argument.device != device:
-            raise ValueError(f"{name} of {kernel} must be on {device}, as what comes before it, got {argument.device}")
-    if device is None:
-        raise ValueError(f"{kernel} must have a tensor among its arguments, got none")
-    return device
+def _misread(name: str, argument: Tensor, dtype: torch.dtype | None, device: torch.device) -> Exception:
+    """Why a kernel would misread a tensor."""
+    if not argument.is_contiguous():
+        return ValueError(f"{name} must be contiguous, got strides {argument.stride()} for shape {tuple(argument.shape)}")
+    if dtype is not None and argument.dtype != dtype:
+        return TypeError(f"{name} must be {dtype}, got {argument.dtype}")
+    return ValueError(f"{name} must be on {device}, as what comes before it, got {argument.device}")
 
 
 _POINTERS = {
@@ -201,16 +207,38 @@ _POINTERS = {
 }  # fmt: skip
 
 
+def _integers(kind: type[np.integer[Any]]) -> Callable[[Any], object]:
+    """What makes integers of a NumPy type, each once: the same sizes come again and again, and NumPy takes longer than looking them up."""
+    return lru_cache(maxsize=4096, typed=True)(lambda value: kind(operator.index(value)))
+
+
+_NUMBERS: dict[str, Callable[[Any], object]] = {
+    "int": _integers(np.int32), "long long": _integers(np.int64), "unsigned long long": _integers(np.uint64),
+    "float": np.float32, "double": np.float64
+}  # fmt: skip
+
+
+class _Parameter(NamedTuple):
+    """What a kernel declares: a name, what it points to (None: anything, or no pointer), and what makes a value of a number."""
+
+    name: str
+    dtype: torch.dtype | None
+    number: Callable[[Any], object]
+
+
 @lru_cache(maxsize=256)
-def _parameters(family: str, kernel: str) -> tuple[tuple[str, torch.dtype | None], ...]:
-    """Names of a kernel's parameters, and what its pointers point to (None: anything, or no pointer), read off its source."""
+def _parameters(family: str, kernel: str) -> tuple[_Parameter, ...]:
+    """Parameters of a kernel, read off its source."""
     declared = re.search(rf"\b{kernel}\((.*?)\)\s*{{", sources()[family].read_text(), re.DOTALL)
     if declared is None:
         raise ValueError(f"kernel must be one of {family}.cu, got {kernel!r}")
     found = []
     for parameter in declared[1].split(","):
         kind, name = re.fullmatch(r"\s*(?:const )?(.+?[ *]+)(\w+)\s*", parameter, re.DOTALL).groups()  # type: ignore[union-attr]
-        found.append((name, _POINTERS[kind.replace("*", "").strip().rstrip("234")] if "*" in kind else None))
+        if "*" in kind:
+            found.append(_Parameter(name, _POINTERS[kind.replace("*", "").strip().rstrip("234")], operator.index))
+        else:
+            found.append(_Parameter(name, None, _NUMBERS[kind.strip()]))
     return tuple(found)
 
 
@@ -236,7 +264,8 @@ class _Raw(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _function(family: str, kernel: str, device: int) -> Any:
-    return _module(family, device).get_function(kernel)
+    """A kernel as CuPy launches it, on the device that it is loaded on."""
+    return _module(family, device).get_function(kernel).kernel
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,6 @@ is near: 6 bytes read and 6 written a voxel, 3 · (8σ + 1) operations near a le
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -43,18 +42,17 @@ def _edge_cuda(instances: Instances, sigma_vox: Tensor, sigma_max_vox: Sequence[
     assert touched is not None  # the map was made by the kernel
     b, i, j, k = number.shape
     (of_i, of_j, of_k), _, (band_i, band_j, band_k) = matrices(sigma_vox, plain_axes((i, j, k), sigma_max_vox), backend="cupy")
-    reach = [np.int32(TRUNCATE * bound + 0.5) for bound in sigma_max_vox]
-    tiles = [np.int32(n) for n in touched.shape[1:]]
+    reach = [int(TRUNCATE * bound + 0.5) for bound in sigma_max_vox]
     changing = torch.zeros_like(touched)
     first, second = (torch.empty(number.shape, dtype=torch.uint16, device=number.device) for _ in range(2))
-    arguments: list[object] = [first, number, of_k, band_k, touched, np.int32(k), np.int64(i * j), np.int32(j), reach[2], *tiles]
+    arguments: list[object] = [first, number, of_k, band_k, touched, k, i * j, j, reach[2], *touched.shape[1:]]
     _launch.launch("edge", "edge_lines_kernel", lines_grid(k, i * j, b), (32, 8, 1), arguments)
     passes = (
         (second, _launch.NULL, first, of_j, band_j, j, k, i),
         (first, changing, second, of_i, band_i, i, j * k, 1),
     )
     for out, marks, source, weights, band, n, inner, outer in passes:
-        sizes: list[object] = [np.int32(n), np.int64(inner), np.int32(outer), np.int32(k), *reach, *tiles]
+        sizes: list[object] = [n, inner, outer, k, *reach, *touched.shape[1:]]
         arguments = [out, marks, source, weights, band, touched, *sizes]
         _launch.launch("edge", "edge_columns_kernel", columns_grid(n, inner, b * outer), (128, 1, 1), arguments)
     return Edge(first, changing)

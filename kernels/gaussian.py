@@ -13,7 +13,6 @@ the matrices are banded: 8 bytes and 2·(8σ + 1) operations a voxel and axis.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -207,15 +206,15 @@ def _gaussian_cuda(field: Tensor, sigma_vox: Tensor, sigma_max_vox: Sequence[flo
     b, i, j, k = field.shape
     (of_i, of_j, of_k), _, (band_i, band_j, band_k) = matrices(sigma_vox, plain_axes((i, j, k), sigma_max_vox), backend="cupy")
     first, second = field.contiguous(), torch.empty_like(field)
-    sizes: list[object] = [np.int32(k), np.int32(k), np.int64(i * j)]
+    sizes: list[object] = [k, k, i * j]
     _launch.launch("gaussian", "lines_kernel", lines_grid(k, i * j, b), (32, 8, 1), (second, first, of_k, band_k, *sizes))
     first = torch.empty_like(field)
-    sizes = [np.int32(j), np.int32(j), np.int64(k)]
+    sizes = [j, j, k]
     grid = columns_grid(j, k, b * i)
-    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (first, second, of_j, band_j, *sizes, np.int32(i)))
-    sizes = [np.int32(i), np.int32(i), np.int64(j * k)]
+    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (first, second, of_j, band_j, *sizes, i))
+    sizes = [i, i, j * k]
     grid = columns_grid(i, j * k, b)
-    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (second, first, of_i, band_i, *sizes, np.int32(1)))
+    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (second, first, of_i, band_i, *sizes, 1))
     return second
 
 

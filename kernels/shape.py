@@ -132,7 +132,7 @@ def _instance_map_cuda(
     number = torch.empty(label.shape, dtype=torch.int16, device=label.device)
     touched = torch.zeros(b, *tiles, dtype=torch.uint8, device=label.device)
     lesions = [tensor.contiguous() for tensor in (centre_vox, radii_vox, elastic_vox, active)]
-    sizes: list[object] = [np.float32(gain), np.int32(len(boxes)), *map(np.int32, shape), *map(np.int32, origin_vox)]
+    sizes: list[object] = [gain, len(boxes), *shape, *origin_vox]
     arguments: list[object] = [
         number,
         touched,
@@ -141,7 +141,7 @@ def _instance_map_cuda(
         spline,
         label,
         _launch.label_kind(label.dtype),
-        np.int64(organ_label),
+        organ_label,
         *sizes,
     ]
     _launch.launch("shape", "instance_map_kernel", (tiles[2], tiles[0] * tiles[1], b), (256, 1, 1), arguments)

@@ -14,7 +14,6 @@ the same on every device and in every window, to the last cell.
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -82,22 +81,22 @@ def _statistics_cuda(field: Field, scale: Tensor, offset: Tensor, gain: Tensor, 
     weights, squares, band = matrices(field.grain_sigma_vox, cell_axes(field, cells, cells, field.grain_bound_vox), backend="cupy")
     first = torch.empty(density.shape, dtype=torch.float32, device=device)
     norm = Normalised(low, high, scale, offset)
-    sizes: list[object] = [np.int32(ck), np.int32(ck), np.int64(ci * cj)]
+    sizes: list[object] = [ck, ck, ci * cj]
     arguments: list[object] = [first, density, weights[2], band[2], *norm, *sizes]
     _launch.launch("texture", "mean_lines_kernel", lines_grid(ck, ci * cj, b), (32, 8, 1), arguments)
     del density, arguments
     second = torch.empty_like(first)
-    arguments = [second, first, weights[1], band[1], np.int32(cj), np.int32(cj), np.int64(ck), np.int32(ci)]
+    arguments = [second, first, weights[1], band[1], cj, cj, ck, ci]
     _launch.launch("gaussian", "columns_kernel", columns_grid(cj, ck, b * ci), (128, 1, 1), arguments)
     grid = columns_grid(ci, cj * ck, b)
     parts = grid[0] * grid[1]
     totals = torch.empty(b, parts, dtype=torch.float32, device=device)
     counts = torch.empty(b, parts, dtype=torch.int32, device=device)
-    sizes = [np.float32(threshold), np.int32(ci), np.int64(cj * ck), np.int32(ck)]
+    sizes = [threshold, ci, cj * ck, ck]
     arguments = [totals, counts, second, weights[0], band[0], *squares, *sizes]
     _launch.launch("texture", "moments_kernel", grid, (128, 1, 1), arguments)
     factor = torch.empty_like(gain)
-    _launch.launch("texture", "gain_kernel", (b, 1, 1), (256, 1, 1), (factor, gain, totals, counts, np.int32(parts)))
+    _launch.launch("texture", "gain_kernel", (b, 1, 1), (256, 1, 1), (factor, gain, totals, counts, parts))
     return Texture(norm, factor)
 
 
@@ -149,25 +148,23 @@ def _texture_cuda(field: Field, texture: Texture, box: Box, changing: Tensor | N
     (_, whole_j, whole_k), starts = (end for _, end in field.whole_cells), [start for start, _ in cells]
     density = _smooth_noise_cuda(field, cells, None)
     weights, _, band = matrices(field.grain_sigma_vox, voxel_axes(field, box, cells), backend="cupy")
-    reach = [np.int32(TRUNCATE * bound + 0.5 + h) for bound, h in zip(field.grain_bound_vox, field.cell_vox, strict=True)]
-    cell, origin = [np.int32(h) for h in field.cell_vox], [np.int32(start) for start, _ in box]
-    tiles = [np.int32(n) for n in changing.shape[1:]]
+    reach = [int(TRUNCATE * bound + 0.5 + h) for bound, h in zip(field.grain_bound_vox, field.cell_vox, strict=True)]
+    cell, origin, tiles = field.cell_vox, [start for start, _ in box], changing.shape[1:]
 
     salt = torch.empty(b, ci, cj, shape[2], dtype=torch.uint16, device=device)
-    window = [np.int32(n) for n in (*starts, cj, whole_j, whole_k)]
-    sizes: list[object] = [np.int32(shape[2]), np.int32(ck), np.int64(ci * cj), *window, *cell, *reach[:2], *origin[:2], *tiles]
+    sizes: list[object] = [shape[2], ck, ci * cj, *starts, cj, whole_j, whole_k, *cell, *reach[:2], *origin[:2], *tiles]
     key = [field.uid, changing, _launch.key(field.seed)]
     arguments: list[object] = [salt, density, weights[2], band[2], *texture.norm, *key, *sizes]
     _launch.launch("texture", "salt_lines_kernel", lines_grid(shape[2], ci * cj, b), (32, 8, 1), arguments)
     del density
     grain = torch.empty(b, ci, *shape[1:], dtype=torch.uint16, device=device)
-    sizes = [np.int32(shape[1]), np.int32(cj), np.int64(shape[2]), np.int32(ci), np.int32(starts[0]), cell[0], reach[0], origin[0], *tiles]
+    sizes = [shape[1], cj, shape[2], ci, starts[0], cell[0], reach[0], origin[0], *tiles]
     arguments = [grain, salt, weights[1], band[1], changing, *sizes]
     _launch.launch("texture", "grain_columns_kernel", columns_grid(shape[1], shape[2], b * ci), (128, 1, 1), arguments)
     del salt
     out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
     inner = shape[1] * shape[2]
-    sizes = [np.int32(shape[0]), np.int32(ci), np.int64(inner), np.int32(shape[2]), *tiles]
+    sizes = [shape[0], ci, inner, shape[2], *tiles]
     arguments = [out, grain, weights[0], band[0], texture.gain, changing, *sizes]
     _launch.launch("texture", "texture_kernel", columns_grid(shape[0], inner, b), (128, 1, 1), arguments)
     return out
@@ -190,17 +187,16 @@ def _smooth_noise_cuda(field: Field, cells: Box, extrema: tuple[Tensor, Tensor] 
     none = _launch.NULL
     low, high = extrema or (none, none)
     first = torch.empty(b, si, sj, rk, dtype=torch.int32, device=device)
-    whole = [np.int32(end) for _, end in field.whole_cells[1:]]
-    window = [*(np.int32(start) for start, _ in source), np.int32(sj), *whole]
-    sizes: list[object] = [np.int32(rk), np.int32(sk), np.int64(si * sj), *window]
+    whole = [end for _, end in field.whole_cells[1:]]
+    sizes: list[object] = [rk, sk, si * sj, *(start for start, _ in source), sj, *whole]
     arguments: list[object] = [first, low, high, weights[2], band[2], field.uid, _launch.key(field.seed), *sizes]
     _launch.launch("texture", "noise_lines_kernel", lines_grid(rk, si * sj, b), (32, 8, 1), arguments)
     second = torch.empty(b, si, rj, rk, dtype=torch.int32, device=device)
-    arguments = [second, none, none, first, weights[1], band[1], np.int32(rj), np.int32(sj), np.int64(rk), np.int32(si)]
+    arguments = [second, none, none, first, weights[1], band[1], rj, sj, rk, si]
     _launch.launch("texture", "density_columns_kernel", columns_grid(rj, rk, b * si), (128, 1, 1), arguments)
     del first, arguments  # before the next is allocated: on coarse grids these are the largest fields
     out = torch.empty(b, ri, rj, rk, dtype=torch.int32, device=device)
-    arguments = [out, low, high, second, weights[0], band[0], np.int32(ri), np.int32(si), np.int64(rj * rk), np.int32(1)]
+    arguments = [out, low, high, second, weights[0], band[0], ri, si, rj * rk, 1]
     _launch.launch("texture", "density_columns_kernel", columns_grid(ri, rj * rk, b), (128, 1, 1), arguments)
     return out
 

@@ -24,7 +24,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Int16, UInt8
 from torch import Tensor
@@ -107,16 +106,15 @@ def _tissue_cuda(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     organ_hu = _organ_hu(counts)
     field = field_cuda(image, label, organ_hu, organ_label)
     lags = _lags(NOISE_LAG_MM, spacing_mm, shape)
-    extents = [np.int32(n) for n in shape]
-    _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *map(np.int32, lags), *extents))
+    _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *lags, *shape))
     vessel, foreign_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, 2, device=device)
     if vessels:
         smooth = smooth_cuda(field, spacing_mm)
         lags = _lags(LEFT_LAG_MM, spacing_mm, shape)
-        _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, smooth, *map(np.int32, lags), *extents))
+        _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, smooth, *lags, *shape))
         seen = torch.zeros(b, dtype=torch.int32, device=device)
         threshold = _threshold(of_left).to(torch.int32)
-        _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, smooth, threshold, np.int64(voxels)))
+        _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, smooth, threshold, voxels))
         vessel.mul_(shown := _shown(seen, counts))
         foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0] / QUARTERS
     return Tissue(organ_hu.to(torch.float32), _noise_hu(of_noise).to(torch.float32), vessel, foreign_hu)
@@ -174,7 +172,7 @@ def _excess_cuda(
     smooth, voxels = smooth_cuda(field, spacing_mm), image[0].numel()
     threshold = (foreign_hu * QUARTERS).to(torch.int32)
     grid = (-(-voxels // THREADS), len(image), 1)
-    _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, smooth, threshold, np.int64(voxels)))
+    _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, smooth, threshold, voxels))
     return field
 
 

@@ -10,7 +10,6 @@ Cost: 6 blocks of random words a lesion, and 256 directions in which its outline
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -75,7 +74,7 @@ def _traits_cuda(
     lesion = torch.empty(b, both, Trait.COLUMNS, dtype=torch.float32, device=device)
     cirrhosis = torch.empty(b, 2, dtype=torch.float32, device=device)
     drawn, tables = Traits(altered, active, lesion, cirrhosis), (scan_row, kind_rows, directions(str(device)))
-    arguments = (*drawn, *tables, uid, organ_hu, noise_hu, _launch.key(seed), np.int32(len(kind_rows)), np.int32(slots))
+    arguments = (*drawn, *tables, uid, organ_hu, noise_hu, _launch.key(seed), len(kind_rows), slots)
     _launch.launch("traits", "traits_kernel", (both, b, 1), (DIRECTIONS, 1, 1), arguments)
     return drawn
 
