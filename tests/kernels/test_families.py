@@ -120,7 +120,7 @@ def synthesised(folder, order, monkeypatch):
         bright = image[:, 0] + 60 * (torch.arange(40) % 20 < 3)  # vessels of a sort
         known = tissue(bright, label[:, 0], 1, ONE_MM, backend="cupy")
         strength = torch.full(plan.active.shape, 40.0)
-        lesions = plan.centre_vox, plan.shapes_vox()[0].amax(-1), strength, plan.active
+        lesions = plan.centre_vox, plan.radii_mm.amax(-1), strength, plan.active
         moved = warp.warp(image[:, 0], label[:, 0], *lesions, 1, ONE_MM, backend="cupy")
         kinds = [replace(kind, prob=0.4 if kind.name == "encapsulated" else 0.1) for kind in LIVER.kinds]
         full = TumorSynthesizer(
