@@ -78,6 +78,8 @@ MUTANTS = {
     "tissue barrier": ("tissue.cu", "    }\n    __syncthreads();\n    counts +=", "    }\n    counts +="),
     "tissue neighbour": ("tissue.cu", "d = field[voxel + step_j]", "d = field[voxel + step_i]"),
     "tissue weights": ("tissue.cu", "int sum = 1 << (WEIGHT_BITS - 1), share = sum", "int sum = 0, share = sum"),
+    "tissue plane": ("tissue.cu", "lines[own_j + reach_j + step][own_k]", "lines[own_j + reach_j + step + 1][own_k]"),
+    "tissue plane's barrier": ("tissue.cu", "    __syncthreads();\n    const int own_j", "    const int own_j"),
     "traits barrier": ("traits.cu", "- SCAN_WORDS));\n    __syncthreads();", "- SCAN_WORDS));"),
     "traits word": ("traits.cu", "W_RIM, W_TEXTURE,", "W_TEXTURE, W_RIM,"),
     "sites rank": ("sites.cu", "if (end[middle] > rank) high", "if (end[middle] >= rank) high"),
