@@ -59,7 +59,8 @@ class CountingModule(nn.Module):
         self._counter += world * len(image)
         if compiling:  # where a counter must not become a number, which were baked in
             return (first + torch.arange(len(image))).to(image.device, non_blocking=True)
-        return torch.arange(int(first), int(first) + len(image), device=image.device)
+        start = int(first)
+        return torch.arange(start, start + len(image), device=image.device)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Snapshot for `state_dict`: what the next call depends on."""

@@ -115,7 +115,7 @@ def sites(
     """
     run = _sites_cuda if backend == "cupy" else sites_torch
     if maps.vessel is not None:
-        maps = maps._replace(vessel=_widened(maps.vessel, spacing_mm))
+        maps = maps._replace(vessel=widened(maps.vessel, spacing_mm, backend))
     return run(maps, wanted, rule, spacing_mm, organ_label, tumor_label, seed, uid)
 
 
@@ -218,10 +218,22 @@ def sites_torch(
     return Sites(chosen, placed, beyond, possible)
 
 
-def _widened(vessel: UInt8[Tensor, "b i j k"], spacing_mm: Sequence[float]) -> UInt8[Tensor, "b i j k"]:
+def widened(vessel: UInt8[Tensor, "b i j k"], spacing_mm: Sequence[float], backend: str = "torch") -> UInt8[Tensor, "b i j k"]:
     """Vessels and the voxels beside them: looks lie up to 2.5 mm apart and would miss thin ones. Not along axes of thick slices."""
-    for axis, n in enumerate(vessel.shape[1:], start=1):
-        if spacing_mm[axis - 1] <= WIDE_MM:
+    reach_vox = [int(mm <= WIDE_MM) for mm in spacing_mm]
+    return (_widened_cuda if backend == "cupy" else widened_torch)(vessel, reach_vox)
+
+
+def _widened_cuda(vessel: Tensor, reach_vox: Sequence[int]) -> Tensor:
+    wide, grid = torch.empty_like(vessel), (-(-vessel[0].numel() // 128), len(vessel), 1)
+    _launch.launch("sites", "widen_kernel", grid, (128, 1, 1), (wide, vessel.contiguous(), *reach_vox, *vessel.shape[1:]))
+    return wide
+
+
+def widened_torch(vessel: Tensor, reach_vox: Sequence[int]) -> Tensor:
+    """Twin of the kernel."""
+    for axis, (n, reach) in enumerate(zip(vessel.shape[1:], reach_vox, strict=True), start=1):
+        if reach:
             wide = vessel.clone()
             wide.narrow(axis, 0, n - 1).bitwise_or_(vessel.narrow(axis, 1, n - 1))
             wide.narrow(axis, 1, n - 1).bitwise_or_(vessel.narrow(axis, 0, n - 1))
