@@ -78,7 +78,7 @@ class LesionPlan(Plan):
             for (first, last), start, n in zip(ends[::-1], origin_vox[::-1], shape_vox[::-1], strict=True)
             for side in (first - start, start + n - max(first, last))
         ]
-        time, number = (torch.nn.functional.pad(x[box], beyond) for x in (self.grown_time, self.grown_number))
+        time, number = (torch.nn.functional.pad(x[box], beyond) if any(beyond) else x[box] for x in (self.grown_time, self.grown_number))
         return Grown(time, number, self.grown_stop, self.grown_stop >= 0)
 
     def edit(self, **tensors: Tensor) -> "LesionPlan":

@@ -38,6 +38,11 @@ class Field(NamedTuple):
     grain_sigma: Float[Tensor, "b ..."]
     spacing_mm: Triple = (1.0, 1.0, 1.0)
 
+    def part(self, samples: slice) -> "Field":
+        """That of some of the samples."""
+        uid, density, grain = (x[samples] for x in (self.uid, self.density_sigma, self.grain_sigma))
+        return self._replace(uid=uid, density_sigma=density, grain_sigma=grain)
+
 
 class Window(NamedTuple):
     """What a box of a field is made of: cells of grain, the cells of noise that their density needs, and both smoothings."""

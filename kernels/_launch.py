@@ -171,9 +171,16 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
         ValueError: A tensor is not contiguous, or lies on another device; or their number is wrong.
         OverflowError: A number does not fit its parameter.
     """
-    device: torch.device | None = None
+    launch_each(family, kernel, grid, block, arguments[:-1], arguments[-1:])
+
+
+def launch_each(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object], lasts: Sequence[object]) -> None:
+    """Launch a kernel once for each value of its last argument, one after the other: the rest is looked at once. See `launch`."""
+    if not lasts:
+        return
+    parameters, device = _parameters(family, kernel), None
     values: list[object] = []
-    for argument, (name, dtype, number) in zip(arguments, _parameters(family, kernel), strict=True):
+    for argument, (name, dtype, number) in zip((*arguments, *lasts[:1]), parameters, strict=True):
         if not isinstance(argument, Tensor):
             values.append(number(argument))
             continue
@@ -183,13 +190,17 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
         values.append(argument.data_ptr())
     if device is None:
         raise ValueError(f"{kernel} must have a tensor among its arguments, got none")
+    every = [values, *([*values[:-1], parameters[-1].number(last)] for last in lasts[1:])]
     if RUNNER is not None:
-        RUNNER(family, kernel, grid, block, values)
+        for each in every:
+            RUNNER(family, kernel, grid, block, each)
         return
     index = device.index
     with nullcontext() if index == torch.cuda.current_device() else torch.cuda.device(index):
         stream = _stream(torch._C._cuda_getCurrentRawStream(index), index)  # as torch's compiled code asks for it
-        _function(family, kernel, index)(grid, block, values, stream=stream)
+        function = _function(family, kernel, index)
+        for each in every:
+            function(grid, block, each, stream=stream)
 
 
 def _misread(name: str, argument: Tensor, dtype: torch.dtype | None, device: torch.device) -> Exception:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gpu_synth.kernels import _launch
 from gpu_synth.kernels._cells import Box, Field, Window, window
+from gpu_synth.kernels._groups import groups
 from gpu_synth.kernels.gaussian import (
     INTEGER_BITS,
     TRUNCATE,
@@ -153,7 +154,19 @@ def _texture_cuda(field: Field, texture: Texture, box: Box, changing: Tensor | N
     shape = [end - start for start, end in box]
     if changing is None:
         changing = torch.ones(b, *(-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)), dtype=torch.uint8, device=device)
-    known, lattice = window(field.lattice, box), field.lattice
+    out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
+    for rows in groups(b, 8 / math.prod(field.lattice.cell_vox)):
+        if rows == slice(0, b):
+            _evaluate_cuda(out, field, texture, box, changing)
+        else:
+            known = Texture(Normalised(*(x[rows] for x in texture.norm)), texture.gain[rows])
+            _evaluate_cuda(out[rows], field.part(rows), known, box, changing[rows])
+    return out
+
+
+def _evaluate_cuda(out: Tensor, field: Field, texture: Texture, box: Box, changing: Tensor) -> None:
+    """Evaluate the texture of some samples, into `out`."""
+    (b, *shape), device, known, lattice = out.shape, out.device, window(field.lattice, box), field.lattice
     ci, cj, ck = (end - start for start, end in known.cells)
     (_, whole_j, whole_k), starts = (end for _, end in lattice.whole_cells), [start for start, _ in known.cells]
     of_density, (weights, _, band) = _matrices_cuda(field, known)
@@ -172,12 +185,10 @@ def _texture_cuda(field: Field, texture: Texture, box: Box, changing: Tensor | N
     arguments = [grain, salt, weights[1], band[1], changing, *sizes]
     _launch.launch("texture", "grain_columns_kernel", columns_grid(shape[1], shape[2], b * ci), (128, 1, 1), arguments)
     del salt
-    out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
     inner = shape[1] * shape[2]
     sizes = [shape[0], ci, inner, shape[2], *tiles]
     arguments = [out, grain, weights[0], band[0], texture.gain, changing, *sizes]
     _launch.launch("texture", "texture_kernel", columns_grid(shape[0], inner, b), (128, 1, 1), arguments)
-    return out
 
 
 def texture_torch(field: Field, texture: Texture, box: Box) -> Tensor:

@@ -49,7 +49,9 @@ def test_every_source_belongs_to_a_family():
 
 
 def test_every_kernel_is_launched_by_its_name():
-    launched = {tuple(found) for path in KERNELS.glob("*.py") for found in re.findall(r'launch\(\s*"(\w+)", "(\w+)"', path.read_text())}
+    launched = {
+        tuple(found) for path in KERNELS.glob("*.py") for found in re.findall(r'launch(?:_each)?\(\s*"(\w+)", "(\w+)"', path.read_text())
+    }
     assert launched == {(family, kernel) for family, source in _launch.sources().items() for kernel in kernels_of(source)}
 
 
