@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth import presets
-from gpu_synth.bench import effects, feed, liver, settings, synthesis
+from gpu_synth.bench import effects, feed, host, liver, settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
 from gpu_synth.kernels import (
     blend,
@@ -221,6 +221,7 @@ OPERATIONS = (
     Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
     Operation("synthesis-liver", "plan and render, all organ, preset liver", ("test_lesion_model.py",), settings.liver, synthesis.liver),
     Operation("effects", "plan and render, organ cut by a border", ("test_lesion_model.py",), settings.effects, effects.case),
+    Operation("host", "a call without its launches", ("bench/test_host.py",), settings.host, host.case),
     Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
     Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),
     Operation("volume", "the same, lesions per volume kept", SYNTHESIS_TESTS, settings.volume, synthesis.volume),

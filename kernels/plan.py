@@ -113,7 +113,7 @@ def draw(
 def _draw_cuda(scan_row: Tensor, group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tensor, possible: Tensor) -> Draws:
     b, n, device = len(uid), sum(slots), uid.device
     skipped, active = torch.empty(b, dtype=torch.bool, device=device), torch.empty(b, n, dtype=torch.bool, device=device)
-    radii_mm, elastic_mm = torch.empty(b, n, 3, device=device), torch.empty(b, n, 3, 2, 3, 3, device=device)
+    radii_mm, elastic_mm = (torch.empty(b, n, *size, dtype=torch.float32, device=device) for size in ((3,), (3, 2, 3, 3)))
     scalars = torch.empty(7, b, dtype=torch.float32, device=device)
     out = [skipped, active, radii_mm, elastic_mm, scalars]
     arguments: list[object] = [*out, scan_row, group_rows, possible, uid.contiguous(), _launch.key(seed), n]
