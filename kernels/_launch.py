@@ -9,9 +9,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from gpu_synth.kernels._parameters import Parameter, parameters
 
 Backend = Literal["auto", "torch", "cupy"]
 BACKENDS = ("auto", "torch", "cupy")
@@ -171,18 +172,29 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
         ValueError: A tensor is not contiguous, or lies on another device; or their number is wrong.
         OverflowError: A number does not fit its parameter.
     """
-    launch_each(family, kernel, grid, block, arguments[:-1], arguments[-1:])
+    device, values = _values(family, kernel, arguments)
+    _run(device, family, kernel, grid, block, [values])
 
 
 def launch_each(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object], lasts: Sequence[object]) -> None:
     """Launch a kernel once for each value of its last argument, one after the other: the rest is looked at once. See `launch`."""
-    if not lasts:
-        return
-    parameters, device = _parameters(family, kernel), None
+    if lasts:
+        device, values = _values(family, kernel, (*arguments, lasts[0]))
+        _, number, _ = _parameters(family, kernel)[-1]
+        assert number is not None  # the last is no pointer
+        _run(device, family, kernel, grid, block, [values, *([*values[:-1], number(last)] for last in lasts[1:])])
+
+
+def _values(family: str, kernel: str, arguments: Sequence[Any]) -> tuple[torch.device, list[object]]:
+    """What a kernel is handed, and where it runs. It is most of what a launch takes before CuPy has it: each question asked counts."""
+    device: torch.device | None = None
     values: list[object] = []
-    for argument, (name, dtype, number) in zip((*arguments, *lasts[:1]), parameters, strict=True):
-        if isinstance(argument, (int, float)) or not isinstance(argument, Tensor):  # the first alone is asked of most, and is cheap
+    for argument, (name, number, dtype) in zip(arguments, _parameters(family, kernel), strict=True):
+        if number is not None:
             values.append(number(argument))
+            continue
+        if not isinstance(argument, Tensor):
+            values.append(operator.index(argument))  # NULL; what is no integer is refused
             continue
         device = device or argument.device
         if not argument.is_contiguous() or argument.device != device or (dtype is not None and argument.dtype != dtype):
@@ -190,17 +202,21 @@ def launch_each(family: str, kernel: str, grid: Grid, block: Grid, arguments: Se
         values.append(argument.data_ptr())
     if device is None:
         raise ValueError(f"{kernel} must have a tensor among its arguments, got none")
-    every = [values, *([*values[:-1], number(last)] for last in lasts[1:])]
+    return device, values
+
+
+def _run(device: torch.device, family: str, kernel: str, grid: Grid, block: Grid, every: Sequence[list[object]]) -> None:
+    """Launch a kernel once for each list of values."""
     if RUNNER is not None:
-        for each in every:
-            RUNNER(family, kernel, grid, block, each)
+        for values in every:
+            RUNNER(family, kernel, grid, block, values)
         return
     index = device.index
     with nullcontext() if index == torch.cuda.current_device() else torch.cuda.device(index):
-        stream = _stream(torch._C._cuda_getCurrentRawStream(index), index)  # as torch's compiled code asks for it
+        stream = _stream(torch._C._cuda_getCurrentRawStream(index), index)  # as code that torch compiles asks for it
         function = _function(family, kernel, index)
-        for each in every:
-            function(grid, block, each, stream=stream)
+        for values in every:
+            function(grid, block, values, stream=stream)
 
 
 def _misread(name: str, argument: Tensor, dtype: torch.dtype | None, device: torch.device) -> Exception:
@@ -212,42 +228,11 @@ def _misread(name: str, argument: Tensor, dtype: torch.dtype | None, device: tor
     return ValueError(f"{name} must be on {device}, as what comes before it, got {argument.device}")
 
 
-_POINTERS = {
-    "float": torch.float32, "double": torch.float64, "int": torch.int32, "long long": torch.int64, "short": torch.int16,
-    "unsigned short": torch.uint16, "unsigned char": torch.uint8, "bool": torch.bool, "void": None
-}  # fmt: skip
-
-
-def _integers(kind: type[np.integer[Any]]) -> Callable[[Any], object]:
-    """What makes integers of a NumPy type, each once: the same sizes come again and again, and NumPy takes longer than looking them up."""
-    return lru_cache(maxsize=4096, typed=True)(lambda value: kind(operator.index(value)))
-
-
-_NUMBERS: dict[str, Callable[[Any], object]] = {
-    "int": _integers(np.int32), "long long": _integers(np.int64), "unsigned long long": _integers(np.uint64),
-    "float": np.float32, "double": np.float64
-}  # fmt: skip
-
-
-# What a kernel declares: a name, what it points to (None: anything, or no pointer), and what makes a value of a number. A plain tuple: one
-# with names takes twice as long to unpack, some three hundred times a call.
-_Parameter = tuple[str, torch.dtype | None, Callable[[Any], object]]
-
-
 @lru_cache(maxsize=256)
-def _parameters(family: str, kernel: str) -> tuple[_Parameter, ...]:
-    """Parameters of a kernel, read off its source."""
-    declared = re.search(rf"\b{kernel}\((.*?)\)\s*{{", sources()[family].read_text(), re.DOTALL)
-    if declared is None:
+def _parameters(family: str, kernel: str) -> tuple[Parameter, ...]:
+    if (found := parameters(sources()[family].read_text(), kernel)) is None:
         raise ValueError(f"kernel must be one of {family}.cu, got {kernel!r}")
-    found: list[_Parameter] = []
-    for parameter in declared[1].split(","):
-        kind, name = re.fullmatch(r"\s*(?:const )?(.+?[ *]+)(\w+)\s*", parameter, re.DOTALL).groups()  # type: ignore[union-attr]
-        if "*" in kind:
-            found.append((name, _POINTERS[kind.replace("*", "").strip().rstrip("234")], operator.index))
-        else:
-            found.append((name, None, _NUMBERS[kind.strip()]))
-    return tuple(found)
+    return found
 
 
 @cache  # torch has some dozens of streams a device; of CuPy's views, those of some versions destroy the stream as they go

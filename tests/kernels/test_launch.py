@@ -96,6 +96,8 @@ def test_numbers_become_what_the_source_declares(monkeypatch):
     assert given[0][3:] == [2**64 - 1, 5, 1, 1]
     with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
         _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, rest[0], 5.0, 1, 1))
+    with pytest.raises(TypeError, match="a number must be given by value, got a tensor of shape"):
+        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, rest[0], uid, 1, 1))
     with pytest.raises(OverflowError):
         _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, rest[0], 2**31, 1, 1))
 
