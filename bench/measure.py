@@ -40,6 +40,9 @@ class Row(Setting):
         times_published: Those over the published method's on one core, same classes, same run.
         times_plain: Mean over that of the published method as this package has it, which ran beside it: on a host in turns, on
             CUDA after it.
+        launches: Kernels of this package that a call launches.
+        device_operations: Torch's operations in it that do something on the device.
+        operations: All of torch's operations in it, views and allocations too.
         share: Share of a training step that is synthesis.
         gpu_utilisation: Share of time in which the GPU runs a kernel.
     """
@@ -58,6 +61,9 @@ class Row(Setting):
     images_per_second: float | None = None
     times_published: float | None = None
     times_plain: float | None = None
+    launches: int | None = None
+    device_operations: int | None = None
+    operations: int | None = None
     share: float | None = None
     gpu_utilisation: float | None = None
 
@@ -146,7 +152,7 @@ def time_row(operation: Operation, setting: Setting, device: torch.device, secon
         times_floor=spent.ms / floor_ms if floor_ms else None,
         images_per_second=1000 * setting.samples / spent.mean_ms if setting.size_class else None,
         times_plain=spent.times_beside,
-        gpu_utilisation=statistics.mean(used) if used and case.loop else None,
+        gpu_utilisation=statistics.mean(used) if used and setting.source else None,
         **case.watch.columns(sum(spent.runs_ms)),
     )
 

@@ -49,7 +49,7 @@ def families(result: dict[str, Any]) -> str:
     rows = [
         (row["name"], row["what"], row["batch"], row["backend"], *(_short(row[key]) for key in ("ms", "p90_ms", "floor_ms", "times_floor")))
         for row in result["rows"]
-        if row["size_class"] is None
+        if row["size_class"] is None and row["backend"]
     ]
     return _table(("family", "what", "batch", "backend", "ms", "p90", "floor, ms", "× floor"), rows)
 
@@ -125,6 +125,21 @@ def effects(result: dict[str, Any]) -> str:
     return _table(("what is on", "batch", "backend", "mean ms", "× published method"), rows)
 
 
+def host(result: dict[str, Any]) -> str:
+    """What a call costs its host, by preset."""
+    rows = [
+        (
+            row["effect"],
+            f"{row['batch']} × {row['patch']}³",
+            _short(row["ms"]),
+            *(row[key] for key in ("launches", "device_operations", "operations")),
+        )
+        for row in _named(result, "host")
+    ]
+    head = ("preset", "patches", "ms without launches", "kernels launched", "torch's operations on the device", "all of torch's operations")
+    return _table(head, rows)
+
+
 def cores_needed(result: dict[str, Any]) -> str:
     """Cores that the published method keeps busy so that a model need not wait."""
     names = ("published", "published-banked")
@@ -153,7 +168,7 @@ def readme(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__.replace("_", "-"): table
-    for table in (machine, families, classes, published, effects, feeds, end_to_end, ratios, cores_needed, cited, readme)
+    for table in (machine, families, classes, published, effects, feeds, end_to_end, ratios, host, cores_needed, cited, readme)
 }
 
 

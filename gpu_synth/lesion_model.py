@@ -14,7 +14,7 @@ from gpu_synth.kernels.growth import growth, steps_for
 from gpu_synth.kernels.lesion import paint_, reach_mm
 from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
 from gpu_synth.kernels.tissue import excess, tissue
-from gpu_synth.kernels.traits import Traits, traits
+from gpu_synth.kernels.traits import Traits, settle_, traits
 from gpu_synth.kernels.warp import warp
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset
@@ -23,8 +23,6 @@ from gpu_synth.plan_base import Spacing
 from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, looks_at_values, together
 from gpu_synth.wishes import Wishes, asked_traits
-
-BULGE_REACH = 1.6  # our choice: as far as tissue moves in the published mass effect, the surface over a lesion moves by 0.03 radii at most
 
 if TYPE_CHECKING:
     from gpu_synth.synthesizer import TumorSynthesizer
@@ -75,22 +73,21 @@ def _sample(
         time, number, stop, _ = growth(image, label, vessel, *of_lesions, *where, steps, synth.seed, uid, backend=backend)
         grown = {"grown_time": time, "grown_number": number, "grown_stop": stop}
         found = found._replace(placed=found.placed & (stop >= 0))
-    _bulge_(lesion, found.at_surface)
-    any_placed = found.placed.any(1)
+    settled = settle_(drawn, found.placed, found.at_surface, backend)
     return LesionPlan(
         seed=synth.seed,
         scope=synth.scope,
         whole_vox=(label.shape[1], label.shape[2], label.shape[3]),
         spacing_mm=spacing,
         uid=uid,
-        skipped=drawn.altered & ~any_placed,
+        skipped=settled.skipped,
         active=found.placed,
         kinds=tuple(kind.name for kind in preset.kinds),
         centre_vox=found.centre_vox,
         lesion=lesion,
         organ_hu=organ_hu,
         noise_hu=noise_hu,
-        cirrhosis=drawn.cirrhosis * any_placed[:, None] if preset.cirrhosis_prob > 0 else None,
+        cirrhosis=settled.cirrhosis if preset.cirrhosis_prob > 0 else None,
         foreign_hu=foreign_hu if preset.displace_vessels else None,
         **grown,
     )
@@ -110,14 +107,6 @@ def _drawn(
         drawn.lesion[..., Trait.AXES : Trait.AXES + 3] = drawn.lesion[..., Trait.RADIUS, None]
         drawn.lesion[..., Trait.REACH] = BALL
     return drawn
-
-
-def _bulge_(lesion: Tensor, at_surface: Tensor) -> None:
-    """Let lesions at the organ's surface push harder, and farther."""
-    bulges = at_surface & (lesion[..., Trait.BULGE] > 0)
-    push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
-    lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
-    lesion[..., Trait.PUSH_MM] = torch.where(bulges, BULGE_REACH * push_mm, push_mm)
 
 
 def render_lesions(
@@ -148,8 +137,8 @@ def composite_lesions(
     with full_precision(image.device, backend):
         for rows in together(plan.spacing_mm, backend, image.device):
             part, scan = plan[rows], (image[rows, 0], label[rows, 0])
-            spacing_mm, push = part.spacing_mm[0], part.lesion[..., Trait.PUSH]
-            moved = (part.centre_vox, part.lesion[..., Trait.PUSH_MM], push, part.active & (push > 0))
+            spacing_mm = part.spacing_mm[0]
+            moved = (part.centre_vox, part.lesion[..., Trait.PUSH_MM], part.lesion[..., Trait.PUSH], part.active)
             diseased = _diseased(*scan, part, origin_vox, organ_label, backend, donated)
             ours = donated or diseased is not None
             new_image, new_label = warp(*(diseased or scan), *moved, organ_label, spacing_mm, origin_vox, backend, ours)

@@ -19,7 +19,6 @@ and maxima a voxel of the box around it, and some 30 gathers for each voxel near
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -123,19 +122,18 @@ def _alter_cuda(
     asked = [x.float().contiguous() for x in (strength, nodule_hu)]
     tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]
     grid, block = (tiles[2], tiles[0] * tiles[1], b), (256, 1, 1)
-    sizes, kinds = [np.int32(n) for n in shape], [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
+    kinds = [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
     wave = torch.empty(b, FIELDS, WAVES, 4, dtype=torch.float64, device=device)
     _launch.launch("cirrhosis", "waves_kernel", (b, 1, 1), (FIELDS * WAVES, 1, 1), [wave, uid.contiguous(), _launch.key(seed)])
     marks = torch.empty(b, *tiles, dtype=torch.uint8, device=device)
-    _launch.launch("cirrhosis", "mark_kernel", grid, block, [marks, old_label, kinds[1], np.int64(organ_label), *sizes])
+    _launch.launch("cirrhosis", "mark_kernel", grid, block, [marks, old_label, kinds[1], organ_label, *shape])
     profile = torch.empty(image.shape, dtype=torch.float32, device=device)  # near the organ only, and read nowhere else
-    place: list[object] = [*map(np.int32, origin_vox), *map(np.float64, spacing_mm)]
-    _launch.launch("cirrhosis", "nodules_kernel", grid, block, [profile, wave, marks, *asked, *sizes, *place])
+    _launch.launch("cirrhosis", "nodules_kernel", grid, block, [profile, wave, marks, *asked, *shape, *origin_vox, *spacing_mm])
     smooth = torch.empty_like(profile)  # near the surface only
-    _launch.launch("cirrhosis", "smooth_kernel", grid, block, [smooth, image, marks, *asked, kinds[0], *sizes])
-    surface: list[object] = [np.uint64(sum(w << 8 * d for d, w in enumerate(weights(mm)))) for mm in spacing_mm]
-    surface += [np.float32(x) for mm in spacing_mm for x in (slope_scale(mm), sigma_vox(mm) * mm, mm)]
-    read: list[object] = [smooth, profile, marks, old_label, *asked, *kinds, np.int64(organ_label), *sizes]
+    _launch.launch("cirrhosis", "smooth_kernel", grid, block, [smooth, image, marks, *asked, kinds[0], *shape])
+    surface: list[object] = [sum(w << 8 * d for d, w in enumerate(weights(mm))) for mm in spacing_mm]
+    surface += [x for mm in spacing_mm for x in (slope_scale(mm), sigma_vox(mm) * mm, mm)]
+    read: list[object] = [smooth, profile, marks, old_label, *asked, *kinds, organ_label, *shape]
     _launch.launch("cirrhosis", "cirrhosis_kernel", grid, block, [image, label, *read, *surface])
 
 

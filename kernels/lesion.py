@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -108,13 +107,11 @@ def _paint_cuda_(
 ) -> Painted | None:
     b, ni, nj, nk = label.shape
     made = Painted(*(torch.empty(label.shape, dtype=kind, device=label.device) for kind in (torch.int16, torch.float32))) if maps else None
-    kinds = (_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), np.int64(organ_label), np.int64(tumor_label))
-    sizes = [np.int32(n) for n in (active.shape[1], ni, nj, nk)]
-    place = [*(np.float32(spacing) for spacing in spacing_mm), *(np.int32(start) for start in origin_vox)]
+    kinds = (_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), organ_label, tumor_label)
     of_growth = [_launch.NULL] * 3 if grown is None else [x.contiguous() for x in (grown.time, grown.number, grown.stop)]
     of_foreign = _launch.NULL if foreign is None else foreign.contiguous()
     fields = (image, label, *(made or [_launch.NULL] * 2), centre_vox, lesion, active, *of_growth, of_foreign)
-    arguments = (*fields, uid, _launch.key(seed), *kinds, *sizes, *place)
+    arguments = (*fields, uid, _launch.key(seed), *kinds, active.shape[1], ni, nj, nk, *spacing_mm, *origin_vox)
     _launch.launch("lesion", "paint_kernel", (-(-nk // 32), ni * -(-nj // 8), b), (256, 1, 1), arguments)
     return made
 

@@ -47,14 +47,58 @@ count_kernel(int* counts, const void* image, const void* label, int image_kind, 
     });
 }
 
+// Median in bins of what one block's sample counted, evenly spread within its own bin; `total`, how many there are: of none the median means
+// nothing. Each thread adds up its own stretch of bins, then the stretches before it.
+__device__ float median(const int* counts, long long& total) {
+    constexpr int EACH = BINS / THREADS;
+    __shared__ long long sums[THREADS];
+    __shared__ float found;
+    const int thread = threadIdx.x;
+    long long sum = 0, before = 0, all = 0;
+    for (int bin = thread * EACH; bin < (thread + 1) * EACH; ++bin) sum += counts[bin];
+    __syncthreads();  // a median before this one has been read
+    sums[thread] = sum;
+    if (thread == 0) found = 0.0f;
+    __syncthreads();
+    for (int other = 0; other < THREADS; ++other) before += other < thread ? sums[other] : 0, all += sums[other];
+    for (int bin = thread * EACH; bin < (thread + 1) * EACH; ++bin) {
+        const int own = counts[bin];
+        if (2 * before < all && 2 * (before + own) >= all) found = ((float)bin + (0.5f * (float)all - (float)before) / (float)own) - 0.5f;
+        before += own;
+    }
+    __syncthreads();
+    total = all;
+    return found;
+}
+
+// HU of the organ, 0 where there is none, and how many voxels it has: one sample a block.
+extern "C" __global__ void __launch_bounds__(THREADS)
+organ_kernel(float* organ_hu, int* organ_voxels, const int* counts) {
+    long long total;
+    const float middle = median(counts + blockIdx.x * (long long)BINS, total);
+    if (threadIdx.x == 0) organ_hu[blockIdx.x] = total > 0 ? middle + (float)HU_FIRST : 0.0f, organ_voxels[blockIdx.x] = (int)total;
+}
+
+// Noise in the organ, and in quarters of an HU from where on a vessel is told from the noise that smoothing leaves, where its residuals were
+// counted too: one sample a block.
+extern "C" __global__ void __launch_bounds__(THREADS)
+noise_kernel(float* noise_hu, int* threshold, const int* of_noise, const int* of_left, float hu_per_bin, float noises, float least) {
+    long long total;
+    const float noise = median(of_noise + blockIdx.x * (long long)BINS, total);
+    if (threadIdx.x == 0) noise_hu[blockIdx.x] = total > 0 ? noise * hu_per_bin : 0.0f;
+    if (!of_left) return;
+    const float left = median(of_left + blockIdx.x * (long long)BINS, total);
+    if (threadIdx.x == 0) threshold[blockIdx.x] = (int)fmaxf(rintf((total > 0 ? left * hu_per_bin : 0.0f) * noises), least);
+}
+
 // HU less the organ's, in quarters: one voxel a thread, blocks (chunks, samples). Bytes: image and label read, 2 written a voxel.
 extern "C" __global__ void __launch_bounds__(THREADS)
-field_kernel(short* field, const void* image, const void* label, const int* organ_quarters, int image_kind, int label_kind, long long organ, long long voxels) {
+field_kernel(short* field, const void* image, const void* label, const float* organ_hu, int image_kind, int label_kind, long long organ, long long voxels) {
     const long long voxel = blockIdx.x * (long long)THREADS + threadIdx.x, at = blockIdx.y * voxels + voxel;
     if (voxel >= voxels) return;
     const float value = read_voxel(image, at, image_kind);
     const bool known = read_label(label, at, label_kind) == organ && isfinite(value);
-    const int quarters = known ? __float2int_rn(4.0f * clamp_hu(value)) - organ_quarters[blockIdx.y] : 0;
+    const int quarters = known ? __float2int_rn(4.0f * clamp_hu(value)) - __float2int_rn(4.0f * organ_hu[blockIdx.y]) : 0;
     field[at] = known ? (short)min(max(quarters, -FIELD_MOST), FIELD_MOST) : UNKNOWN;
 }
 
@@ -163,10 +207,22 @@ vessel_kernel(unsigned char* vessel, int* seen, const short* value, const int* t
     if (threadIdx.x == 0 && found) atomicAdd(&seen[blockIdx.y], found);
 }
 
+// Take vessels away again where so little of the organ is that bright that the scan shows none, and write from where on, in HU, vessels and
+// fat are told: 16384 voxels a block, blocks (chunks, samples). Bytes: 1 written a voxel where there are none.
+extern "C" __global__ void __launch_bounds__(THREADS)
+shown_kernel(unsigned char* vessel, float* foreign_hu, const int* organ_voxels, const int* seen, const int* threshold, int least_permille, long long voxels) {
+    const long long sample = blockIdx.y, first = blockIdx.x * (long long)PER_BLOCK, end = min(first + PER_BLOCK, voxels);
+    const bool shown = seen[sample] > 0 && 1000ll * seen[sample] >= (long long)least_permille * organ_voxels[sample];
+    const float all_hu = 0.25f * (float)threshold[sample];
+    if (blockIdx.x == 0 && threadIdx.x == 0) foreign_hu[2 * sample] = shown ? all_hu : 0.0f, foreign_hu[2 * sample + 1] = all_hu;
+    if (shown) return;
+    for (long long voxel = first + threadIdx.x; voxel < end; voxel += THREADS) vessel[sample * voxels + voxel] = 0;
+}
+
 // By how much vessels are brighter than the organ, and fat in it darker, in place of the field: smoothed, of three quarters of the threshold
 // nothing, of five all. One voxel a thread, blocks (chunks, samples). Bytes: 6 read, 2 written a voxel; operations: 5 a weight.
 extern "C" __global__ void __launch_bounds__(THREADS)
-excess_kernel(short* field, const short2* pairs, const int* threshold, unsigned long long near, unsigned long long far, int reach, long long plane,
+excess_kernel(short* field, const short2* pairs, const float* foreign_hu, unsigned long long near, unsigned long long far, int reach, long long plane,
               long long voxels) {
     const long long voxel = blockIdx.x * (long long)THREADS + threadIdx.x, at = blockIdx.y * voxels + voxel;
     if (voxel >= voxels) return;
@@ -176,7 +232,7 @@ excess_kernel(short* field, const short2* pairs, const int* threshold, unsigned 
     }
     const int smooth = smooth_value(pairs, {near, far, reach}, at, voxel, plane, voxels), size = abs(smooth);
     const bool dark = smooth < 0;
-    const int all = threshold[2 * blockIdx.y + dark];
+    const int all = (int)(4.0f * foreign_hu[2 * blockIdx.y + dark]);
     const int beyond = max((dark ? -field[at] : field[at]) - SMOOTH_MOST, 0), share = min(max(4 * size - 3 * all, 0), 2 * all);
     const int out = (size + beyond) * share / max(2 * all, 1);
     field[at] = (short)(dark ? -out : out);

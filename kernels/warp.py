@@ -101,14 +101,14 @@ def _warp_cuda(
         return out
     lesions = [tensor.contiguous() for tensor in (centre_vox.float(), radius_mm.float(), strength.float(), active)]
     table = torch.empty(b, slots, 6, dtype=torch.float32, device=image.device)
-    of_table: list[object] = [table, *lesions, np.int32(slots), *map(np.float64, spacing_mm)]
+    of_table: list[object] = [table, *lesions, slots, *spacing_mm]
     _launch.launch("warp", "table_kernel", (b, 1, 1), (256, 1, 1), of_table)
     smooth = torch.empty(image.shape, dtype=torch.float32, device=image.device)  # written near lesions only, and read nowhere else
     tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]
     grid, kinds = (tiles[2], tiles[0] * tiles[1], b), [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
-    sizes: list[object] = [np.int32(slots), *map(np.int32, shape), *map(np.int32, origin_vox), *map(np.float32, spacing_mm)]
+    sizes: list[object] = [slots, *shape, *origin_vox, *spacing_mm]
     _launch.launch("warp", "smooth_kernel", grid, (256, 1, 1), [smooth, table, image, kinds[0], *sizes])
-    arguments: list[object] = [*out, smooth, table, old_label, *kinds, np.int64(organ_label), *sizes]
+    arguments: list[object] = [*out, smooth, table, old_label, *kinds, organ_label, *sizes]
     _launch.launch("warp", "warp_kernel", grid, (256, 1, 1), arguments)
     return out
 

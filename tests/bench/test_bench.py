@@ -64,6 +64,9 @@ ROW = {
     "images_per_second": float,
     "times_published": float,
     "times_plain": float,
+    "launches": int,
+    "device_operations": int,
+    "operations": int,
     "share": float,
     "gpu_utilisation": float,
 }
