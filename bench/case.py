@@ -31,7 +31,7 @@ class Setting:
         source: Where the tumours of a training come from: "none", "ours" or "published".
         workers: Processes of the data loader.
         model: The network that is trained meanwhile, and its precision.
-        effect: What of the lesion model is on.
+        effect: What of the lesion model is on; of `host`, the preset.
     """
 
     size_class: str | None = None
@@ -80,7 +80,7 @@ class Case:
         run: Does it once; what it returns is what it writes.
         reads: Tensors that it has to read.
         threads: Host threads that it may use; None: all.
-        loop: Whether it is the step of a training, which is timed by the wall clock.
+        loop: Whether it is timed by the wall clock, as the step of a training is.
         warm_up: Runs before the clock starts.
         cycle: Runs come in multiples of it.
         watch: Who adds columns to the row.

@@ -41,6 +41,9 @@ class Row(Setting):
         times_published: Those over the published method's on one core, same classes, same run.
         times_plain: Mean over that of the published method as this package has it, which ran beside it: on a host in turns, on
             CUDA after it.
+        launches: Kernels of this package that a call launches.
+        device_operations: Torch's operations in it that do something on the device.
+        operations: All of torch's operations in it, views and allocations too.
         share: Share of a training step that is synthesis.
         gpu_utilisation: Share of time in which the GPU runs a kernel.
     """
@@ -59,6 +62,9 @@ class Row(Setting):
     images_per_second: float | None = None
     times_published: float | None = None
     times_plain: float | None = None
+    launches: int | None = None
+    device_operations: int | None = None
+    operations: int | None = None
     share: float | None = None
     gpu_utilisation: float | None = None
 
@@ -133,8 +139,9 @@ def time_row(operation: Operation, setting: Setting, device: torch.device, secon
     """Make an operation's input, run it, and reckon its floor."""
     case = operation.make(device, setting)
     on_device = device.type == "cuda" and not case.loop and setting.source != "published"
+    feeds = case.loop and setting.source is not None
     with _threads(case.threads):
-        spent, used = _on_device(case, seconds, least) if on_device else _by_the_wall(case, device, seconds, least)
+        spent, used = _on_device(case, seconds, least) if on_device else _by_the_wall(case, device, seconds, least, feeds)
     moved = bytes_of(case.reads) + bytes_of(case.run()) if setting.backend and not case.loop else 0
     floor_ms = moved / copy_gb_per_s / 1e6 or None
     return Row(
@@ -163,14 +170,14 @@ def _on_device(case: Case, seconds: float, least: int) -> tuple[Spent, list[floa
     return spent._replace(beside_ms=beside.runs_ms) if beside else spent, []
 
 
-def _by_the_wall(case: Case, device: torch.device, seconds: float, least: int) -> tuple[Spent, list[float]]:
-    """Time by the wall clock; of the step of a training also how busy the GPU is, once it is warm."""
+def _by_the_wall(case: Case, device: torch.device, seconds: float, least: int, feeds: bool) -> tuple[Spent, list[float]]:
+    """Time by the wall clock; of a training and its feeds also how busy the GPU is, once it is warm."""
     for _ in range(case.warm_up):
         case.run()
         if case.beside:
             case.beside()
     case.watch.started()
-    if not case.loop:
+    if not feeds:
         return host_times(case.run, seconds, least, 0, case.cycle, case.beside), []
     with utilisation(device) as used:
         spent = host_times(case.run, seconds * (LOOP_TIMES if device.type == "cuda" else 1), least, 0, case.cycle, case.beside)

@@ -56,7 +56,7 @@ def machine(result: dict[str, Any]) -> str:
 
 def families(result: dict[str, Any]) -> str:
     """Kernel families against their floor; on a GPU also the work alone, without its launches."""
-    chosen = [row for row in result["rows"] if row["size_class"] is None]
+    chosen = [row for row in result["rows"] if row["size_class"] is None and row["backend"]]
     keys = ("ms", "p90_ms", *_if_any(chosen, "device_ms"), "floor_ms", "times_floor")
     rows = [(row["name"], row["what"], row["batch"], row["backend"], *(_short(row[key]) for key in keys)) for row in chosen]
     return _table(("family", "what", "batch", "backend", *(_HEADS[key] for key in keys)), rows)
@@ -145,6 +145,21 @@ def effects(result: dict[str, Any]) -> str:
     return _table(("what is on", "batch", "backend", "mean ms", "× published method"), rows)
 
 
+def host(result: dict[str, Any]) -> str:
+    """What a call costs its host, by preset."""
+    rows = [
+        (
+            row["effect"],
+            f"{row['batch']} × {row['patch']}³",
+            _short(row["ms"]),
+            *(row[key] for key in ("launches", "device_operations", "operations")),
+        )
+        for row in _named(result, "host")
+    ]
+    head = ("preset", "patches", "ms without launches", "kernels launched", "torch's operations on the device", "all of torch's operations")
+    return _table(head, rows)
+
+
 def cores_needed(result: dict[str, Any]) -> str:
     """Cores that the published method keeps busy so that a model need not wait."""
     names = ("published", "published-banked")
@@ -182,7 +197,9 @@ def readme(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     table.__name__.replace("_", "-"): table
-    for table in (machine, families, classes, batches, steps, published, effects, feeds, end_to_end, ratios, cores_needed, cited, readme)
+    for table in (
+        *(machine, families, classes, batches, steps, published, effects, feeds, end_to_end, ratios, host, cores_needed, cited, readme),
+    )
 }
 
 
@@ -194,7 +211,7 @@ def _at_96(result: dict[str, Any]) -> list[_Row]:
     """The whole synthesis at 96³: as many patches at once as the kernel families were given, one on a host; else as few as there are."""
     rows = [row for row in _named(result, "synthesis") if row["patch"] == 96]
     there = {row["batch"] for row in rows}
-    of_families = {row["batch"] for row in result["rows"] if row["size_class"] is None} & there
+    of_families = {row["batch"] for row in result["rows"] if row["size_class"] is None and row["backend"]} & there
     batch = min(of_families or there, default=0)
     return [row for row in rows if row["batch"] == batch]
 

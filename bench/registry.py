@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth import presets
-from gpu_synth.bench import effects, feed, liver, settings, synthesis
+from gpu_synth.bench import effects, feed, host, liver, settings, synthesis
 from gpu_synth.bench.case import ORGAN, ORGAN_HU, SEED, SPACING_MM, TUMOUR, Case, Operation, Rows, Setting, patches
 from gpu_synth.kernels import (
     blend,
@@ -30,7 +30,7 @@ from gpu_synth.kernels import (
 )
 from gpu_synth.kernels._cells import Box
 from gpu_synth.plan import TumorPlan
-from gpu_synth.table import parameter_table, slots_of
+from gpu_synth.preset_table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
 RADIUS_MM, NOISE_HU, WARP_STRENGTH, CIRRHOSIS_MM, CIRRHOSIS_HU = 8.0, 12.0, 30.0, 0.8, 8.0
@@ -53,10 +53,14 @@ def _stages(device: torch.device, setting: Setting) -> Stages:
     image, label = patches(device, setting)
     drawn = synthesis.synthesizer(replace(setting, size_class="mix")).plan(image, label, SPACING_MM, uid=_uids(device, setting))
     assert isinstance(drawn, TumorPlan)
-    instances = shape.instance_map(drawn.centre_vox, *drawn.shapes_vox(), drawn.active, label[:, 0], ORGAN, backend=_backend(setting))
-    soft = edge.edge(instances, *drawn.edges_vox(), _backend(setting))
+    instances = shape.instance_map(*_lesions(drawn), label[:, 0], ORGAN, backend=_backend(setting), spacing_mm=SPACING_MM)
+    soft = edge.edge(instances, drawn.edge_sigma_mm, drawn.edge_bound_vox(), _backend(setting), SPACING_MM)
     grain = texture.texture(*drawn.texture_field(), _everything(setting), soft.changing, _backend(setting))
     return Stages(drawn, label[:, 0], instances, soft, grain)
+
+
+def _lesions(plan: TumorPlan) -> tuple[Tensor, Tensor, Tensor, tuple[tuple[int, int, int], ...], Tensor]:
+    return plan.centre_vox, plan.radii_mm, plan.elastic_mm, plan.boxes_vox(), plan.active
 
 
 def _backend(setting: Setting) -> str:
@@ -93,9 +97,8 @@ def _placement(device: torch.device, setting: Setting) -> Case:
 
 def _shape(device: torch.device, setting: Setting) -> Case:
     drawn, label, *_ = _stages(device, setting)
-    radii, elastic, boxes = drawn.shapes_vox()
-    lesions = (drawn.centre_vox, radii, elastic, boxes, drawn.active)
-    return Case(lambda: shape.instance_map(*lesions, label, ORGAN, backend=_backend(setting)), (*lesions, label))
+    lesions, rest = _lesions(drawn), (label, ORGAN, (0, 0, 0), _backend(setting), SPACING_MM)
+    return Case(lambda: shape.instance_map(*lesions, *rest), (*lesions, label))
 
 
 def _gaussian(device: torch.device, setting: Setting) -> Case:
@@ -106,8 +109,8 @@ def _gaussian(device: torch.device, setting: Setting) -> Case:
 
 def _edge(device: torch.device, setting: Setting) -> Case:
     drawn, _, instances, *_ = _stages(device, setting)
-    sigma, bound = drawn.edges_vox()
-    return Case(lambda: edge.edge(instances, sigma, bound, _backend(setting)), (instances, sigma))
+    sigma, bound = drawn.edge_sigma_mm, drawn.edge_bound_vox()
+    return Case(lambda: edge.edge(instances, sigma, bound, _backend(setting), SPACING_MM), (instances, sigma))
 
 
 def _texture(device: torch.device, setting: Setting) -> Case:
@@ -218,6 +221,7 @@ OPERATIONS = (
     Operation("synthesis", "plan and render, all organ", SYNTHESIS_TESTS, settings.synthesis, synthesis.whole),
     Operation("synthesis-liver", "plan and render, all organ, preset liver", ("test_lesion_model.py",), settings.liver, synthesis.liver),
     Operation("effects", "plan and render, organ cut by a border", ("test_lesion_model.py",), settings.effects, effects.case),
+    Operation("host", "a call without its launches", ("bench/test_host.py",), settings.host, host.case),
     Operation("synthesis-one-core", "the same, one thread", SYNTHESIS_TESTS, settings.one_core, synthesis.one_core),
     Operation("lesions", "the same, small lesions", SYNTHESIS_TESTS, settings.lesions, synthesis.lesions),
     Operation("volume", "the same, lesions per volume kept", SYNTHESIS_TESTS, settings.volume, synthesis.volume),

@@ -87,8 +87,8 @@ def _parts(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Rows that share columns, under their titles."""
     parts: dict[str, list[Row]] = {"kernel families": [], "synthesis": [], "beside it": []}
     for row in rows:
-        beside = row.source is not None
-        parts["kernel families" if row.size_class is None else "beside it" if beside else "synthesis"].append(row)
+        beside = row.source is not None or row.backend is None
+        parts["beside it" if beside else "kernel families" if row.size_class is None else "synthesis"].append(row)
     return [(title, part) for title, part in parts.items() if part]
 
 
@@ -144,6 +144,9 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("images/s", _figure("images_per_second")),
     ("× published", _figure("times_published")),
     ("× plain", _figure("times_plain")),
+    ("launches", _figure("launches", "{}")),
+    ("torch's", _figure("device_operations", "{}")),
+    ("operations", _figure("operations", "{}")),
     ("share", _figure("share", "{:.2%}")),
     ("GPU used", _figure("gpu_utilisation", "{:.0%}")),
 )

@@ -4,6 +4,7 @@ import torch
 
 from gpu_synth.bench.case import Setting, backends, modes
 from gpu_synth.bench.effects import EFFECTS
+from gpu_synth.bench.host import PRESETS
 from gpu_synth.bench.machine import cores
 from gpu_synth.presets import SIZE_CLASSES
 
@@ -50,6 +51,11 @@ def liver(device: torch.device, full: bool) -> list[Setting]:
 def effects(device: torch.device, full: bool) -> list[Setting]:
     """The published method, the lesion model with each effect alone, and with all of them."""
     return [Setting(ALL, _many(device), 96, backend, False, effect=effect) for backend in backends(device) for effect in EFFECTS]
+
+
+def host(device: torch.device, full: bool) -> list[Setting]:
+    """A training's batch by preset; on a host that has no other device, of patches so small that an operation costs its dispatch."""
+    return [Setting(batch=16, patch=96 if device.type == "cuda" else 8, effect=name) for name in PRESETS]
 
 
 def one_core(device: torch.device, full: bool) -> list[Setting]:

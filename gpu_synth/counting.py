@@ -51,12 +51,16 @@ class CountingModule(nn.Module):
         """
         if not self.training:
             raise ValueError("uid must be given in evaluation mode, got None; name the samples, such as torch.arange(b), or call .train()")
-        if not torch.compiler.is_compiling() and get_worker_info() is not None:
+        compiling = torch.compiler.is_compiling()
+        if not compiling and get_worker_info() is not None:
             raise ValueError("uid must be given inside a DataLoader worker, got None; each worker would count the same samples")
         rank, world = (get_rank(), get_world_size()) if is_available() and is_initialized() else (0, 1)
-        uid = self._counter + (rank * len(image) + torch.arange(len(image)))
+        first = self._counter + rank * len(image)
         self._counter += world * len(image)
-        return uid.to(image.device, non_blocking=True)
+        if compiling:  # where a counter must not become a number, which were baked in
+            return (first + torch.arange(len(image))).to(image.device, non_blocking=True)
+        start = int(first)
+        return torch.arange(start, start + len(image), device=image.device)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Snapshot for `state_dict`: what the next call depends on."""

@@ -26,17 +26,18 @@ class Replays:
     """Graphs by what they were captured for.
 
     Args:
-        most: Graphs kept; each holds its buffers. What comes after is made without one, and said once.
+        most: Graphs kept; each holds its buffers. What comes after is to be made without one, which is said once.
     """
 
     def __init__(self, most: int = 4) -> None:
         self._most = most
         self._captured: dict[tuple[object, ...], _Captured] = {}
 
-    def __call__(
-        self, make: Callable[..., _Made], inputs: tuple[Tensor, ...], spacing_mm: tuple[Spacing, ...], seed: int
-    ) -> tuple[_Made, bool]:
-        """Make what `make(*inputs)` makes; and tell whether it lies in a graph's own buffers, which the next call fills anew."""
+    def __call__(self, make: Callable[..., _Made], inputs: tuple[Tensor, ...], spacing_mm: tuple[Spacing, ...], seed: int) -> _Made | None:
+        """Make what `make(*inputs)` makes, in the graph's own buffers, which the next call fills anew; None where there is no room for one.
+
+        `make` is given copies of the inputs, and may write into them.
+        """
         key = (*((tuple(x.shape), x.dtype, x.device) for x in inputs), spacing_mm, seed)
         if key not in self._captured and len(self._captured) >= self._most:
             warnings.warn(
@@ -44,7 +45,7 @@ class Replays:
                 f"{spacing_mm[0]} mm: it is made without one; bring patches to one shape and spacing",
                 stacklevel=4,
             )
-            return make(*inputs), False
+            return None
         with torch.cuda.device(inputs[0].device), torch.inference_mode(False):  # buffers that a validation made, a training could not fill
             if key not in self._captured:
                 self._captured[key] = _capture(make, inputs)
@@ -52,7 +53,8 @@ class Replays:
             for buffer, value in zip(captured.inputs, inputs, strict=True):
                 buffer.copy_(value)
             captured.graph.replay()
-        return captured.made, True
+        made: _Made = captured.made
+        return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Replays":
         """A copy captures its own."""

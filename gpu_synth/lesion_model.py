@@ -9,12 +9,12 @@ from torch import Tensor
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels._organ_field import smoothing_vox
 from gpu_synth.kernels._seedbed import BALL
-from gpu_synth.kernels.cirrhosis import cirrhosis
+from gpu_synth.kernels.cirrhosis import Cirrhotic, cirrhosis
 from gpu_synth.kernels.growth import growth, steps_for
 from gpu_synth.kernels.lesion import paint_, reach_mm
 from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
 from gpu_synth.kernels.tissue import excess, tissue
-from gpu_synth.kernels.traits import Traits, traits
+from gpu_synth.kernels.traits import Traits, settle_, traits
 from gpu_synth.kernels.warp import warp
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset
@@ -23,8 +23,6 @@ from gpu_synth.plan_base import Spacing
 from gpu_synth.precision import full_precision
 from gpu_synth.render import Render, looks_at_values, together
 from gpu_synth.wishes import Wishes, asked_traits
-
-BULGE_REACH = 1.6  # our choice: as far as tissue moves in the published mass effect, the surface over a lesion moves by 0.03 radii at most
 
 if TYPE_CHECKING:
     from gpu_synth.synthesizer import TumorSynthesizer
@@ -75,22 +73,21 @@ def _sample(
         time, number, stop, _ = growth(image, label, vessel, *of_lesions, *where, steps, synth.seed, uid, backend=backend)
         grown = {"grown_time": time, "grown_number": number, "grown_stop": stop}
         found = found._replace(placed=found.placed & (stop >= 0))
-    _bulge_(lesion, found.at_surface)
-    any_placed = found.placed.any(1)
+    settled = settle_(drawn, found.placed, found.at_surface, backend)
     return LesionPlan(
         seed=synth.seed,
         scope=synth.scope,
         whole_vox=(label.shape[1], label.shape[2], label.shape[3]),
         spacing_mm=spacing,
         uid=uid,
-        skipped=drawn.altered & ~any_placed,
+        skipped=settled.skipped,
         active=found.placed,
         kinds=tuple(kind.name for kind in preset.kinds),
         centre_vox=found.centre_vox,
         lesion=lesion,
         organ_hu=organ_hu,
         noise_hu=noise_hu,
-        cirrhosis=drawn.cirrhosis * any_placed[:, None] if preset.cirrhosis_prob > 0 else None,
+        cirrhosis=settled.cirrhosis if preset.cirrhosis_prob > 0 else None,
         foreign_hu=foreign_hu if preset.displace_vessels else None,
         **grown,
     )
@@ -112,39 +109,45 @@ def _drawn(
     return drawn
 
 
-def _bulge_(lesion: Tensor, at_surface: Tensor) -> None:
-    """Let lesions at the organ's surface push harder, and farther."""
-    bulges = at_surface & (lesion[..., Trait.BULGE] > 0)
-    push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
-    lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
-    lesion[..., Trait.PUSH_MM] = torch.where(bulges, BULGE_REACH * push_mm, push_mm)
-
-
 def render_lesions(
     image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, tumor_label: int, backend: str
 ) -> Render:
-    """Cirrhosis ▶ mass effect ▶ lesions, in copies of healthy images; arguments are checked by `TumorSynthesizer.render`."""
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    numbers: list[Tensor] = []
-    occupancies: list[Tensor] = []
+    """Render a plan into copies of healthy images; arguments are checked by `TumorSynthesizer.render`."""
+    new = composite_lesions(image, label, plan, origin_vox, organ_label, tumor_label, backend, maps=True)
+    new_image, new_label, number, occupancy = new
+    return Render(new_image, new_label, number, plan, image, organ_label, tumor_label, occupancy)
+
+
+def composite_lesions(
+    image: Tensor,
+    label: Tensor,
+    plan: LesionPlan,
+    origin_vox: Sequence[int],
+    organ_label: int,
+    tumor_label: int,
+    backend: str,
+    maps: bool = False,
+    donated: bool = False,
+) -> tuple[Tensor, ...]:
+    """Cirrhosis ▶ mass effect ▶ lesions: image and label, and where asked for, maps of the lesions' numbers and occupancy.
+
+    Image and label are copies, unless they are donated: kernels then work in them.
+    """
+    made: list[tuple[Tensor, ...]] = []
     with full_precision(image.device, backend):
         for rows in together(plan.spacing_mm, backend, image.device):
-            part = plan[rows]
-            spacing_mm, push = part.spacing_mm[0], part.lesion[..., Trait.PUSH]
-            moved = (part.centre_vox, part.lesion[..., Trait.PUSH_MM], push, part.active & (push > 0))
-            new_image, new_label = _diseased(image[rows, 0], label[rows, 0], part, origin_vox, organ_label, backend)
-            new_image, new_label = warp(new_image, new_label, *moved, organ_label, spacing_mm, origin_vox, backend)
+            part, scan = plan[rows], (image[rows, 0], label[rows, 0])
+            spacing_mm = part.spacing_mm[0]
+            moved = (part.centre_vox, part.lesion[..., Trait.PUSH_MM], part.lesion[..., Trait.PUSH], part.active)
+            diseased = _diseased(*scan, part, origin_vox, organ_label, backend, donated)
+            ours = donated or diseased is not None
+            new_image, new_label = warp(*(diseased or scan), *moved, organ_label, spacing_mm, origin_vox, backend, ours)
             lesions = (part.centre_vox, part.lesion, part.active, part.seed, part.uid, spacing_mm)
             grown = part.grown(origin_vox, new_label.shape[1:])
             foreign = _displaced(new_image, new_label, part, origin_vox, organ_label, backend)
-            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown, foreign)
-            made = (new_image, new_label, painted.number, painted.occupancy)
-            for parts, new in zip((images, labels, numbers, occupancies), made, strict=True):
-                parts.append(new)
-    every = (images, labels, numbers, occupancies)
-    new_images, new_labels, number, occupancy = ((torch.cat(parts) if len(parts) > 1 else parts[0])[:, None] for parts in every)
-    return Render(new_images, new_labels, number, plan, image, organ_label, tumor_label, occupancy)
+            painted = paint_(new_image, new_label, *lesions, origin_vox, organ_label, tumor_label, backend, grown, foreign, maps)
+            made.append((new_image, new_label, *(painted or ())))
+    return tuple((torch.cat(parts) if len(parts) > 1 else parts[0])[:, None] for parts in zip(*made, strict=True))
 
 
 def _displaced(image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, backend: str) -> Tensor | None:
@@ -173,11 +176,11 @@ def _around(plan: LesionPlan, origin_vox: Sequence[int], shape_vox: Sequence[int
 
 
 def _diseased(
-    image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, backend: str
-) -> tuple[Tensor, Tensor]:
-    """The organs as their disease has made them; where none is diseased, as they are."""
+    image: Tensor, label: Tensor, plan: LesionPlan, origin_vox: Sequence[int], organ_label: int, backend: str, donated: bool
+) -> Cirrhotic | None:
+    """The organs as their disease has made them; None where it has made nothing."""
     if plan.cirrhosis is None or (looks_at_values(backend, image.device) and not (plan.cirrhosis > 0).any()):
-        return image, label
+        return None
     surface_mm, nodule_hu = plan.cirrhosis.unbind(1)
     key = (plan.seed, plan.uid, origin_vox, backend)
-    return cirrhosis(image, label, surface_mm.contiguous(), nodule_hu.contiguous(), organ_label, plan.spacing_mm[0], *key)
+    return cirrhosis(image, label, surface_mm.contiguous(), nodule_hu.contiguous(), organ_label, plan.spacing_mm[0], *key, donated)

@@ -3,18 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gpu_synth.kernels._launch import resolve
-from gpu_synth.lesion_model import render_lesions
+from gpu_synth.lesion_model import composite_lesions, render_lesions
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.plan import TumorPlan
 from gpu_synth.plan_base import Plan, Spacing
+from gpu_synth.presets import Preset
 from gpu_synth.render import Lesions, Render, composite, lesions_of, render
 
 if TYPE_CHECKING:
@@ -35,18 +36,19 @@ def synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing:
 @torch.no_grad()
 def _synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing: tuple[Spacing, ...], uid: Tensor) -> Made:
     image, label, backend = image.as_subclass(Tensor), label.as_subclass(Tensor), resolve(synth.backend, image.device)
-    replays = synth.replays if image.is_cuda and backend == "cupy" else None
+    replays, labels = synth.replays if backend == "cupy" else None, (synth.organ_label, synth.tumor_label)
     if isinstance(synth.preset, LesionPreset):
 
-        def make_all(image: Tensor, label: Tensor, uid: Tensor) -> Made:
+        def make_all(image: Tensor, label: Tensor, uid: Tensor, donated: bool = False) -> Made:
             drawn = synth.sample_plan(image, label, spacing, uid)
-            out = render_plan(synth, image, label, drawn, (0, 0, 0))
-            return out.image, out.label, torch.stack((drawn.active.sum(), drawn.skipped.sum()))
+            assert isinstance(drawn, LesionPlan)
+            image, label = composite_lesions(image, label, drawn, (0, 0, 0), *labels, backend, donated=donated)
+            return image, label, torch.stack((drawn.active.sum(), drawn.skipped.sum()))
 
         if replays is None:
             return make_all(image, label, uid)
-        made, buffers = replays(make_all, (image, label, uid), spacing, synth.seed)
-        return (made[0].clone(), made[1].clone(), made[2].clone()) if buffers else made
+        made = replays(partial(make_all, donated=True), (image, label, uid), spacing, synth.seed)
+        return make_all(image, label, uid) if made is None else (made[0].clone(), made[1].clone(), made[2].clone())
 
     def make(label: Tensor, uid: Tensor) -> tuple[TumorPlan, list[Lesions]]:
         plan = synth.sample_plan(image, label, spacing, uid)
@@ -54,8 +56,9 @@ def _synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing
         return plan, lesions_of(label, plan, (0, 0, 0), synth.organ_label, backend)
 
     # plan and lesions of the published method depend on labels and uids alone: images are blended after the replay, and need no buffer
-    plan, lesions = make(label, uid) if replays is None else replays(make, (label, uid), spacing, synth.seed)[0]
-    image, label = composite(image, label, lesions, synth.organ_label, synth.tumor_label, backend)
+    made_once = replays and replays(make, (label, uid), spacing, synth.seed)
+    plan, lesions = made_once or make(label, uid)
+    image, label = composite(image, label, lesions, *labels, backend)
     return image, label, torch.stack((plan.active.sum(), plan.skipped.sum()))
 
 
@@ -96,13 +99,15 @@ def _(image: Tensor, label: Tensor, uid: Tensor, spacing_mm: list[float], seed: 
 
 def recipe_of(synth: "TumorSynthesizer") -> str:
     """What makes another synthesizer like this one, but for its seed: a constant to the compiler."""
-    preset = asdict(synth.preset)
     options = {name: getattr(synth, name) for name in ("prob", "backend", "scope", "organ_label", "tumor_label")}
-    return json.dumps({"preset": preset.pop("name"), **options, **preset})
+    return json.dumps({"preset": asdict(synth.preset), **options})
 
 
 @lru_cache(maxsize=16)
 def _synthesizer(recipe: str) -> "TumorSynthesizer":
     from gpu_synth.synthesizer import TumorSynthesizer
 
-    return TumorSynthesizer(**json.loads(recipe))
+    options = json.loads(recipe)
+    figures = options.pop("preset")
+    kind = LesionPreset if "kinds" in figures else Preset
+    return TumorSynthesizer(kind(**figures), **options)

@@ -8,12 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _host
-from gpu_synth.kernels._cached import cached
-from gpu_synth.kernels._cells import Field, cell_vox
-from gpu_synth.kernels.shape import AXIS_PAIRS, box_vox
+from gpu_synth.kernels._cells import Field, Lattice, cell_vox
+from gpu_synth.kernels.shape import boxes_vox
 from gpu_synth.kernels.texture import Normalised, Texture
 from gpu_synth.plan_base import Plan, Spacing
-from gpu_synth.table import Bounds
+from gpu_synth.preset_table import Bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +52,13 @@ class TumorPlan(Plan):
     grain_sigma_mm: Float[Tensor, " b"]
     texture_gain: Float[Tensor, " b"]
 
-    def shapes_vox(self) -> tuple[Tensor, Tensor, list[tuple[int, int, int]]]:
-        """Semi-axes `(b, slots, 3)`, elastic displacements `(b, slots, 3, 2, 3, 3)` and slots' boxes, for samples of one spacing."""
-        spacing_mm = self.spacing_mm[0]
-        along_pairs = tuple((spacing_mm[a], spacing_mm[b]) for a, b in AXIS_PAIRS)
-        boxes = [box_vox(radius, self.spacing_mm[0]) for radius in self.bounds.slot_radius_mm]
-        elastic_vox = self.elastic_mm / on_device(along_pairs, self.device)[..., None, None]
-        return self.radii_mm / on_device(spacing_mm, self.device), elastic_vox, boxes
+    def boxes_vox(self) -> tuple[tuple[int, int, int], ...]:
+        """Slots' boxes, for samples of one spacing."""
+        return boxes_vox(self.bounds.slot_radius_mm, self.spacing_mm[0])
 
-    def edges_vox(self) -> tuple[Tensor, tuple[float, float, float]]:
-        """Widths of edges `(b, 3)` and their bound along each axis, for samples of one spacing."""
-        return _widths_vox(self.edge_sigma_mm, self.bounds.edge_sigma_mm, self.spacing_mm[0])
+    def edge_bound_vox(self) -> tuple[float, float, float]:
+        """A bound on the edges' widths along each axis, for samples of one spacing."""
+        return _bound_vox(self.edge_sigma_mm, self.bounds.edge_sigma_mm, self.spacing_mm[0])
 
     def texture_field(self) -> tuple[Field, Texture]:
         """The texture's random field and how it becomes a texture, for samples of one spacing."""
@@ -129,10 +124,11 @@ def texture_field(
     grain_sigma_mm: Float[Tensor, " b"],
     bounds: Bounds,
 ) -> Field:
-    """A texture's random field in voxels, for samples of one spacing."""
-    density = _widths_vox(density_sigma_mm, bounds.density_sigma_mm, spacing_mm)
-    grain = _widths_vox(grain_sigma_mm, bounds.grain_sigma_mm[1], spacing_mm)
-    return Field(seed, uid, whole_vox, cell_vox(bounds.grain_sigma_mm[0], spacing_mm), *density, *grain)
+    """A texture's random field, for samples of one spacing."""
+    density_bound_vox = _bound_vox(density_sigma_mm, bounds.density_sigma_mm, spacing_mm)
+    grain_bound_vox = _bound_vox(grain_sigma_mm, bounds.grain_sigma_mm[1], spacing_mm)
+    lattice = Lattice(whole_vox, cell_vox(bounds.grain_sigma_mm[0], spacing_mm), density_bound_vox, grain_bound_vox)
+    return Field(seed, uid, lattice, density_sigma_mm, grain_sigma_mm, spacing_mm)
 
 
 def margin_vox(margin_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
@@ -141,15 +137,9 @@ def margin_vox(margin_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
     return i, j, k
 
 
-@cached(maxsize=256)
-def on_device(values: tuple[Any, ...], device: torch.device) -> Float[Tensor, "..."]:
-    """Host numbers as a float32 tensor, copied once and without waiting for the device."""
-    return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
-
-
-def _widths_vox(sigma_mm: Tensor, bound_mm: float, spacing_mm: Spacing) -> tuple[Tensor, tuple[float, float, float]]:
-    """Widths in voxels `(b, 3)`, and a bound along each axis: their own largest where the host may look, else the plan's."""
+def _bound_vox(sigma_mm: Tensor, bound_mm: float, spacing_mm: Spacing) -> tuple[float, float, float]:
+    """A bound on widths in voxels along each axis: their own largest where the host may look, else the plan's."""
     if _host.on_host(sigma_mm.device):
         bound_mm = float(sigma_mm.max())
     i, j, k = (bound_mm / spacing for spacing in spacing_mm)
-    return sigma_mm[:, None] / on_device(spacing_mm, sigma_mm.device), (i, j, k)
+    return i, j, k

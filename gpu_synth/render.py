@@ -50,10 +50,11 @@ class Render:
 
         Returns:
             Dicts with `uid`, `lesion` (its number in `instances`), `volume_mm3`, `equivalent_radius_mm` (of the ball of as much volume),
-            `centre_vox` (in the array), `mean_drop_hu` (before less after, finite voxels only; before without the vessels and the fat
-            that a lesion took the place of), `contrast_to_noise` (its size over the scan's noise), `surface_mm` and `vessel_mm` (from
-            the nearest of its voxels to where nothing is labelled, and to a vessel; None where the array shows none); of lesions drawn
-            one by one also `kind` and `near`, as in `LesionPlan.to_records`.
+            `centre_vox` (in the array), `cut_by_border` (whether it lies at the array's border, beyond which it would go on: less of it
+            came than was asked for), `mean_drop_hu` (before less after, finite voxels only; before without the vessels and the fat that
+            a lesion took the place of), `contrast_to_noise` (its size over the scan's noise), `surface_mm` and `vessel_mm` (from the
+            nearest of its voxels to where nothing is labelled, and to a vessel; None where the array shows none); of lesions drawn one
+            by one also `kind` and `near`, as in `LesionPlan.to_records`.
         """
         return records_of(self)
 
@@ -88,11 +89,13 @@ def _lesions_of(label: Tensor, whole_plan: TumorPlan, rows: slice, origin_vox: S
     if looks and not plan.active.any():
         nowhere = torch.zeros_like(label[:0], dtype=torch.float32)
         return Lesions(rows, (slice(0, 0),), torch.zeros_like(label, dtype=torch.int16), nowhere, nowhere, plan.contrast_hu[:0])
-    edge_vox, edge_bound_vox = plan.edges_vox()
-    instances = instance_map(plan.centre_vox, *plan.shapes_vox(), plan.active, label, organ_label, origin_vox, backend)
+    edge_bound_vox, spacing_mm = plan.edge_bound_vox(), plan.spacing_mm[0]
+    lesions = (plan.centre_vox, plan.radii_mm, plan.elastic_mm, plan.boxes_vox(), plan.active)
+    instances = instance_map(*lesions, label, organ_label, origin_vox, backend, spacing_mm)
     box = _changing(instances.number, edge_bound_vox) if looks else _everything(label)
     window = (slice(None), *(slice(start, end) for start, end in box))
-    occupancy, changing = edge(Instances(instances.number[window], instances.touched), edge_vox, edge_bound_vox, backend)
+    part = Instances(instances.number[window], instances.touched)
+    occupancy, changing = edge(part, plan.edge_sigma_mm, edge_bound_vox, backend, spacing_mm)
     grain = texture(*plan.texture_field(), shifted(box, origin_vox), changing, backend)
     return Lesions(rows, window, instances.number, occupancy, grain, plan.contrast_hu)
 

@@ -11,6 +11,7 @@ from gpu_synth import presets
 from gpu_synth.checks import check_images, check_options, check_plan, check_seed, check_spacing, check_uid
 from gpu_synth.counting import CountingModule
 from gpu_synth.graph import Replays
+from gpu_synth.kernels._cached import on_device
 from gpu_synth.kernels._launch import compile_all, resolve
 from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
@@ -18,12 +19,12 @@ from gpu_synth.kernels.texture import statistics
 from gpu_synth.lesion_model import sample_lesions
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.operator import recipe_of, render_plan, synthesize
-from gpu_synth.plan import TumorPlan, margin_vox, on_device, texture_field
+from gpu_synth.plan import TumorPlan, margin_vox, texture_field
 from gpu_synth.plan_base import Plan, Scope, Spacing
 from gpu_synth.precision import full_precision
+from gpu_synth.preset_table import Bounds, parameter_table, slots_of
 from gpu_synth.presets import Preset
 from gpu_synth.render import Render, together
-from gpu_synth.table import Bounds, parameter_table, slots_of
 from gpu_synth.wishes import NO_WISHES, Wishes, check_wishes
 
 
@@ -31,7 +32,7 @@ class TumorSynthesizer(CountingModule):
     """Put synthetic tumours into a batch of healthy CT, on the batch's device, fresh at every call.
 
     Args:
-        preset: What to draw from: one of `presets.names()`.
+        preset: What to draw from: one of `presets.names()`, a YAML file of one's own, or what `presets.get` gave.
         prob: Probability that a sample is altered.
         seed: Key of all randomness.
         backend: "cupy" for CUDA kernels, "torch" for torch operations, "auto" for the fastest there is.
@@ -42,14 +43,14 @@ class TumorSynthesizer(CountingModule):
         **overrides: Fields of the preset, and their new values.
 
     Raises:
-        ValueError: An argument is out of range or unknown.
+        ValueError: An argument is out of range or unknown, or cannot have any effect.
 
     Source: Hu et al. 2022, "Synthetic Tumors Make AI Segment Tumors Better"; Hu et al. 2023, "Label-Free Liver Tumor Segmentation".
     """
 
     def __init__(
         self,
-        preset: str = "liver",
+        preset: str | Preset | LesionPreset = "liver",
         prob: float = 0.9,
         seed: int = 0,
         backend: str = "auto",
@@ -121,8 +122,8 @@ class TumorSynthesizer(CountingModule):
         draws = draw(*parameter_table(preset, self.prob, uid.device), slots, self.seed, uid, possible, backend)
         whole_vox = (label.shape[1], label.shape[2], label.shape[3])
         field = texture_field(self.seed, uid, whole_vox, spacing_mm[0], draws.density_sigma_mm, draws.grain_sigma_mm, bounds)
-        drawn = (draws.density_scale, draws.density_offset, draws.texture_gain)
-        norm, texture_gain = statistics(field, *drawn, preset.texture_threshold, backend)
+        of_grain = (draws.density_scale, draws.density_offset, draws.texture_gain, preset.texture_threshold)
+        norm, texture_gain = statistics(field, *of_grain, backend)
         return TumorPlan(
             seed=self.seed,
             scope=self.scope,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -50,6 +51,11 @@ class Law(NamedTuple):
 
 def law_of(spacing_mm: Sequence[float]) -> Law:
     """Fit the law to a grid: voxels are split into cells that are nearly cubes."""
+    return _law_of(tuple(spacing_mm))
+
+
+@lru_cache(maxsize=64)
+def _law_of(spacing_mm: tuple[float, ...]) -> Law:
     split = [min(MOST_SPLIT, int(mm / min(spacing_mm) + NEARLY)) for mm in spacing_mm]
     cell_mm = [mm / n for mm, n in zip(spacing_mm, split, strict=True)]
     ratio = [mm / min(cell_mm) for mm in cell_mm]

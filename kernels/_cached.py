@@ -5,6 +5,10 @@ from contextlib import contextmanager
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 _Arguments = ParamSpec("_Arguments")
 _Value = TypeVar("_Value")
 _keepers: list[list[Any]] = []
@@ -38,3 +42,9 @@ def kept() -> Iterator[list[Any]]:
         yield keeper
     finally:
         _keepers.remove(keeper)
+
+
+@cached(maxsize=256)
+def on_device(values: tuple[Any, ...], device: torch.device) -> Float[Tensor, "..."]:
+    """Host numbers as a float32 tensor, copied once and without waiting for the device."""
+    return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)

@@ -1,23 +1,26 @@
 """Where CUDA meets torch's memory: the only file that touches CuPy. torch allocates; CuPy compiles, and launches on torch's stream."""
 
+import operator
 import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from gpu_synth.kernels._parameters import Parameter, parameters
 
 Backend = Literal["auto", "torch", "cupy"]
 BACKENDS = ("auto", "torch", "cupy")
 Grid = tuple[int, int, int]
 
 OLDEST_CUDA = 12  # that there is a CuPy for among the extras
-NULL = 0  # a pointer to nothing: a Python integer is passed as 64 bits
+NULL = 0  # a pointer to nothing
 FOLDER = Path(__file__).parent
 FLAGS = ("--std=c++17", "--fmad=false")  # what is written is what is computed: a fused product is asked for by name
 RUNNER: Callable[[str, str, Grid, Grid, list[Any]], None] | None = (
@@ -155,19 +158,19 @@ _LABEL_KINDS = {
 _IMAGE_KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 
 
-def label_kind(dtype: torch.dtype) -> np.int32:
+def label_kind(dtype: torch.dtype) -> int:
     """Number by which labels.cuh knows an integer type."""
-    return np.int32(_LABEL_KINDS[dtype])
+    return _LABEL_KINDS[dtype]
 
 
-def image_kind(dtype: torch.dtype) -> np.int32:
+def image_kind(dtype: torch.dtype) -> int:
     """Number by which images.cuh knows a floating type."""
-    return np.int32(_IMAGE_KINDS[dtype])
+    return _IMAGE_KINDS[dtype]
 
 
-def key(seed: int) -> np.uint64:
+def key(seed: int) -> int:
     """Seed as kernels take it: 64 bits, two's complement."""
-    return np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+    return seed & 0xFFFFFFFFFFFFFFFF
 
 
 def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object]) -> None:
@@ -178,56 +181,74 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
         kernel: Name of the function in it.
         grid: Blocks along x, y, z.
         block: Threads of a block along x, y, z.
-        arguments: Contiguous tensors, passed as pointers, and NumPy scalars of the parameters' types.
+        arguments: Contiguous tensors, passed as pointers, and numbers, which become what the source declares.
 
     Raises:
-        TypeError: A tensor has another dtype than the kernel's pointer.
+        TypeError: A tensor has another dtype than the kernel's pointer, or a number another kind than its parameter.
         ValueError: A tensor is not contiguous, or lies on another device; or their number is wrong.
+        OverflowError: A number does not fit its parameter.
     """
-    device = _check(family, kernel, arguments)
-    values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    if RUNNER is not None:
-        RUNNER(family, kernel, grid, block, values)
-        return
-    with torch.cuda.device(device), _stream(torch.cuda.current_stream(device).cuda_stream, torch.cuda.current_device()):
-        _function(family, kernel, torch.cuda.current_device())(grid, block, tuple(values))
+    device, values = _values(family, kernel, arguments)
+    _run(device, family, kernel, grid, block, [values])
 
 
-def _check(family: str, kernel: str, arguments: Sequence[object]) -> torch.device:
-    """Refuse tensors that the kernel would misread; return their device."""
+def launch_each(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object], lasts: Sequence[object]) -> None:
+    """Launch a kernel once for each value of its last argument, one after the other: the rest is looked at once. See `launch`."""
+    if lasts:
+        device, values = _values(family, kernel, (*arguments, lasts[0]))
+        _, number, _ = _parameters(family, kernel)[-1]
+        assert number is not None  # the last is no pointer
+        _run(device, family, kernel, grid, block, [values, *([*values[:-1], number(last)] for last in lasts[1:])])
+
+
+def _values(family: str, kernel: str, arguments: Sequence[Any]) -> tuple[torch.device, list[object]]:
+    """What a kernel is handed, and where it runs. It is most of what a launch takes before CuPy has it: each question asked counts."""
     device: torch.device | None = None
-    for argument, (name, dtype) in zip(arguments, _parameters(family, kernel), strict=True):
-        if not isinstance(argument, Tensor):
+    values: list[object] = []
+    for argument, (name, number, dtype) in zip(arguments, _parameters(family, kernel), strict=True):
+        if number is not None:
+            values.append(number(argument))
             continue
-        if not argument.is_contiguous():
-            raise ValueError(f"{name} of {kernel} must be contiguous, got strides {argument.stride()} for shape {tuple(argument.shape)}")
-        if dtype is not None and argument.dtype != dtype:
-            raise TypeError(f"{name} of {kernel} must be {dtype}, got {argument.dtype}")
+        if not isinstance(argument, Tensor):
+            values.append(operator.index(argument))  # NULL; what is no integer is refused
+            continue
         device = device or argument.device
-        if argument.device != device:
-            raise ValueError(f"{name} of {kernel} must be on {device}, as what comes before it, got {argument.device}")
+        if not argument.is_contiguous() or argument.device != device or (dtype is not None and argument.dtype != dtype):
+            raise _misread(f"{name} of {kernel}", argument, dtype, device)
+        values.append(argument.data_ptr())
     if device is None:
         raise ValueError(f"{kernel} must have a tensor among its arguments, got none")
-    return device
+    return device, values
 
 
-_POINTERS = {
-    "float": torch.float32, "double": torch.float64, "int": torch.int32, "long long": torch.int64, "short": torch.int16,
-    "unsigned short": torch.uint16, "unsigned char": torch.uint8, "bool": torch.bool, "void": None
-}  # fmt: skip
+def _run(device: torch.device, family: str, kernel: str, grid: Grid, block: Grid, every: Sequence[list[object]]) -> None:
+    """Launch a kernel once for each list of values."""
+    if RUNNER is not None:
+        for values in every:
+            RUNNER(family, kernel, grid, block, values)
+        return
+    index = device.index
+    with nullcontext() if index == torch.cuda.current_device() else torch.cuda.device(index):
+        stream = _stream(torch._C._cuda_getCurrentRawStream(index), index)  # as code that torch compiles asks for it
+        function = _function(family, kernel, index)
+        for values in every:
+            function(grid, block, values, stream=stream)
+
+
+def _misread(name: str, argument: Tensor, dtype: torch.dtype | None, device: torch.device) -> Exception:
+    """Why a kernel would misread a tensor."""
+    if not argument.is_contiguous():
+        return ValueError(f"{name} must be contiguous, got strides {argument.stride()} for shape {tuple(argument.shape)}")
+    if dtype is not None and argument.dtype != dtype:
+        return TypeError(f"{name} must be {dtype}, got {argument.dtype}")
+    return ValueError(f"{name} must be on {device}, as what comes before it, got {argument.device}")
 
 
 @lru_cache(maxsize=256)
-def _parameters(family: str, kernel: str) -> tuple[tuple[str, torch.dtype | None], ...]:
-    """Names of a kernel's parameters, and what its pointers point to (None: anything, or no pointer), read off its source."""
-    declared = re.search(rf"\b{kernel}\((.*?)\)\s*{{", sources()[family].read_text(), re.DOTALL)
-    if declared is None:
+def _parameters(family: str, kernel: str) -> tuple[Parameter, ...]:
+    if (found := parameters(sources()[family].read_text(), kernel)) is None:
         raise ValueError(f"kernel must be one of {family}.cu, got {kernel!r}")
-    found = []
-    for parameter in declared[1].split(","):
-        kind, name = re.fullmatch(r"\s*(?:const )?(.+?[ *]+)(\w+)\s*", parameter, re.DOTALL).groups()  # type: ignore[union-attr]
-        found.append((name, _POINTERS[kind.replace("*", "").strip().rstrip("234")] if "*" in kind else None))
-    return tuple(found)
+    return found
 
 
 @cache  # torch has some dozens of streams a device; of CuPy's views, those of some versions destroy the stream as they go
@@ -252,7 +273,8 @@ class _Raw(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _function(family: str, kernel: str, device: int) -> Any:
-    return _module(family, device).get_function(kernel)
+    """A kernel as CuPy launches it, on the device that it is loaded on."""
+    return _module(family, device).get_function(kernel).kernel
 
 
 @lru_cache(maxsize=64)

@@ -5,13 +5,14 @@ Quarters of an HU; 16-bit integers throughout, so the smoothing is shifts and ad
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
-import numpy as np
 import torch
 from jaxtyping import Int, Int16
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
+from gpu_synth.kernels.shape import TILE_VOX
 
 HU_FIRST, BINS = -1024, 4096  # bins of 1 HU
 QUARTERS = 4  # of an HU: the unit of a field
@@ -32,33 +33,40 @@ def quarters_of(organ_hu: Tensor) -> Int[Tensor, "b 1 1 1"]:
 
 def kinds(image: Tensor, label: Tensor, organ_label: int) -> list[object]:
     """What the kernels are told of an image and its label: types, the organ's number, voxels."""
-    voxels = np.int64(math.prod(image.shape[1:]))
-    return [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), np.int64(organ_label), voxels]
+    return [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), organ_label, math.prod(image.shape[1:])]
 
 
 def field_cuda(image: Tensor, label: Tensor, organ_hu: Tensor, organ_label: int) -> Int16[Tensor, "b i j k"]:
     """HU less the organ's, in quarters; UNKNOWN of the source where nothing is known."""
-    field, quarters = torch.empty(image.shape, dtype=torch.int16, device=image.device), quarters_of(organ_hu).to(torch.int32)
-    grid, arguments = (-(-image[0].numel() // THREADS), len(image), 1), (field, image, label, quarters, *kinds(image, label, organ_label))
-    _launch.launch("tissue", "field_kernel", grid, (THREADS, 1, 1), arguments)
+    field = torch.empty(image.shape, dtype=torch.int16, device=image.device)
+    arguments = (field, image, label, organ_hu.contiguous(), *kinds(image, label, organ_label))
+    _launch.launch("tissue", "field_kernel", (-(-image[0].numel() // THREADS), len(image), 1), (THREADS, 1, 1), arguments)
     return field
 
 
-def smooth_cuda(field: Tensor, spacing_mm: Sequence[float]) -> Int16[Tensor, "b i j k"]:
-    """Smooth what is known alone."""
-    pairs, out, stride = None, field, 1
-    grid = (-(-field.numel() // THREADS), 1, 1)
-    for axis in (2, 1, 0):
-        weights, n, last = _weights(spacing_mm[axis]), field.shape[1 + axis], axis == 0
-        near, far = (np.uint64(sum(w << 8 * d for d, w in enumerate(part))) for part in (weights[:8], weights[8:]))
-        out = torch.empty(field.shape if last else (*field.shape, 2), dtype=torch.int16, device=field.device)
-        filled = (_launch.NULL, out) if last else (out, _launch.NULL)
-        sizes = (near, far, np.int32(len(weights) - 1), np.int32(n), np.int64(stride), np.int64(field.numel()))
-        source = _launch.NULL if pairs is None else pairs
-        _launch.launch("tissue", "smooth_kernel", grid, (THREADS, 1, 1), (*filled, source, field, *sizes))
-        del filled, source  # what the axis before has left is free before the next is allocated
-        pairs, stride = out, stride * n
-    return out
+def smooth_plane_cuda(field: Tensor, spacing_mm: Sequence[float]) -> Int16[Tensor, "b i j k 2"]:
+    """Smooth what is known alone along k and j: sums of values, and of what is known."""
+    (b, i, j, k), (near_j, far_j, reach_j), (near_k, far_k, reach_k) = field.shape, weights_of(spacing_mm[1]), weights_of(spacing_mm[2])
+    pairs = torch.empty(*field.shape, 2, dtype=torch.int16, device=field.device)
+    sizes = (near_j, far_j, near_k, far_k, reach_j, reach_k, j, k)
+    grid = (-(-j // TILE_VOX[1]) * -(-k // TILE_VOX[2]), i, b)
+    _launch.launch("tissue", "smooth_plane_kernel", grid, (THREADS, 1, 1), (pairs, field, *sizes))
+    return pairs
+
+
+def smooth_cuda_(field: Tensor, spacing_mm: Sequence[float]) -> None:
+    """Smooth what is known alone, in place."""
+    pairs, voxels = smooth_plane_cuda(field, spacing_mm), field[0].numel()
+    sizes = (*weights_of(spacing_mm[0]), field[0, 0].numel(), voxels)
+    _launch.launch("tissue", "smooth_kernel", (-(-voxels // THREADS), len(field), 1), (THREADS, 1, 1), (field, pairs, *sizes))
+
+
+@lru_cache(maxsize=64)
+def weights_of(spacing_mm: float) -> tuple[int, int, int]:
+    """Weights along an axis as kernels take them: a byte each, of distances 0 to 7, then 8 to 15; and how far they reach."""
+    weights = _weights(spacing_mm)
+    near, far = (sum(w << 8 * d for d, w in enumerate(part)) for part in (weights[:8], weights[8:]))
+    return near, far, len(weights) - 1
 
 
 def known_hu(image: Tensor, label: Tensor, organ_label: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,14 @@ HALO_VOX = 4  # what two medians of five reach
 _PLANES = 24  # worked on at a time on a host: what stays in cache
 
 
+def to_write(image: Tensor, label: Tensor, donated: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Image and label to write into, copies where they are not donated; and the label as it is, which stays so while others read it."""
+    if donated:
+        return image.contiguous(), label.contiguous(), label.clone(memory_format=torch.contiguous_format)
+    before = label.contiguous()
+    return image.clone(memory_format=torch.contiguous_format), before.clone(), before
+
+
 def smooth_part(image: Tensor, box: Sequence[tuple[int, int]]) -> Tensor:
     """Two passes of medians of five along i, j, k, on a box of the image, float32; NaN where any voxel in reach is not finite."""
     wide = [(max(0, start - HALO_VOX), min(n, end + HALO_VOX)) for (start, end), n in zip(box, image.shape[1:], strict=True)]

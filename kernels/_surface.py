@@ -8,6 +8,7 @@ Weights of the Gaussian are integers, so that smoothed masks are the same to the
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -40,23 +41,26 @@ class Band(NamedTuple):
     free: Tensor | None  # share of a shift that other labels leave; None: all of it
 
 
+@lru_cache(maxsize=64)
 def sigma_vox(spacing_mm: float) -> float:
     """Width of a surface's window along an axis: a central difference widens the Gaussian by a box of two voxels, variance 1/3."""
     second_moment = 2 * sum(weight * distance**2 for distance, weight in enumerate(weights(spacing_mm)))
     return math.sqrt(second_moment / WEIGHT_SUM + 1 / 3)
 
 
+@lru_cache(maxsize=64)
 def slope_scale(spacing_mm: float) -> float:
     """What makes a difference of two smoothed masks, two voxels apart, a gradient that is 1 on a flat surface."""
     return math.sqrt(2.0 * math.pi) * sigma_vox(spacing_mm) / (2 * WEIGHT_SUM**3)
 
 
-def weights(spacing_mm: float) -> list[int]:
+@lru_cache(maxsize=64)
+def weights(spacing_mm: float) -> tuple[int, ...]:
     """Weights of distances 0 to 7 voxels: a Gaussian's, rounded, and what is missing to 128 in the middle."""
     sigma = min(SIGMA_MM / spacing_mm, REACH_VOX / 3)
     gaussian = [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(REACH_VOX + 1)]
     around = [round(WEIGHT_SUM * share / (2 * sum(gaussian) - 1)) for share in gaussian[1:]]
-    return [WEIGHT_SUM - 2 * sum(around), *around]
+    return (WEIGHT_SUM - 2 * sum(around), *around)
 
 
 @cached(maxsize=64)

@@ -1,6 +1,5 @@
 """Blend: lesions' contrast into the image, their number into the label, in place and in one pass."""
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -53,7 +52,7 @@ def _blend_cuda(
     voxels = image[0].numel()
     wide = voxels % 4 == 0 and number.data_ptr() % 8 == 0 and occupancy.data_ptr() % 8 == 0
     kinds = [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
-    sizes: list[object] = [np.int64(organ_label), np.int64(tumor_label), np.int64(voxels), np.int32(wide)]
+    sizes: list[object] = [organ_label, tumor_label, voxels, wide]
     arguments: list[object] = [image, label, number, occupancy, texture, contrast_hu, *kinds, *sizes]
     _launch.launch("blend", "blend_kernel", (-(-voxels // 1024), len(image), 1), (256, 1, 1), arguments)
 

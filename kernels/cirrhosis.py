@@ -19,19 +19,20 @@ and maxima a voxel of the box around it, and some 30 gathers for each voxel near
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
+from gpu_synth.kernels._groups import groups
 from gpu_synth.kernels._masks import chosen, finite, planes_with_some
 from gpu_synth.kernels._nodules import FIELDS, WAVES, nodules, waves
-from gpu_synth.kernels._resample import Along, along, smooth_part, trilinear
+from gpu_synth.kernels._resample import Along, along, smooth_part, to_write, trilinear
 from gpu_synth.kernels._surface import MOST_VOX, Band, band, displacement, nearest_point, sigma_vox, slope_scale, weights
 from gpu_synth.kernels.shape import TILE_VOX
 
 MARGIN_VOX = 16  # around an organ is all that its change looks at
+_WORK_BYTES = 8  # a voxel: profile and smooth part
 
 
 class Cirrhotic(NamedTuple):
@@ -52,6 +53,7 @@ def cirrhosis(
     uid: Int[Tensor, " b"],
     origin_vox: Sequence[int] = (0, 0, 0),
     backend: str = "torch",
+    donated: bool = False,
 ) -> Cirrhotic:
     """Make organs cirrhotic.
 
@@ -72,15 +74,16 @@ def cirrhosis(
         uid: The samples' ordinals in the run.
         origin_vox: First voxel of the array in the whole. A crop of a result is the result of the crop but within 8 voxels of its border.
         backend: "torch" or "cupy".
+        donated: Whether image and label are the caller's to give away: kernels then write into them.
 
     Returns:
-        New tensors, of the types given.
+        New tensors, or those that were donated, of the types given.
 
     Source: facts on cirrhosis: regenerative nodules of 3 to 15 mm over the parenchyma, and a nodular surface (Hu et al. 2022, who give no
         formula). All else is our choice.
     """
-    run = _cirrhosis_cuda if backend == "cupy" else cirrhosis_torch
-    return run(image, label, strength, nodule_hu, organ_label, spacing_mm, seed, uid, origin_vox)
+    given = (image, label, strength, nodule_hu, organ_label, spacing_mm, seed, uid, origin_vox)
+    return _cirrhosis_cuda(*given, donated) if backend == "cupy" else cirrhosis_torch(*given)
 
 
 def _cirrhosis_cuda(
@@ -93,27 +96,45 @@ def _cirrhosis_cuda(
     seed: int,
     uid: Tensor,
     origin_vox: Sequence[int],
+    donated: bool,
 ) -> Cirrhotic:
-    image, label = image.contiguous(), label.contiguous()
-    out, (b, *shape), device = Cirrhotic(image.clone(), label.clone()), image.shape, image.device
+    image, label, old_label = to_write(image, label, donated)
+    for rows in groups(len(image), _WORK_BYTES):
+        parts = (image[rows], label[rows], old_label[rows], strength[rows], nodule_hu[rows])
+        _alter_cuda(*parts, organ_label, spacing_mm, seed, uid[rows], origin_vox)
+    return Cirrhotic(image, label)
+
+
+def _alter_cuda(
+    image: Tensor,
+    label: Tensor,
+    old_label: Tensor,
+    strength: Tensor,
+    nodule_hu: Tensor,
+    organ_label: int,
+    spacing_mm: Sequence[float],
+    seed: int,
+    uid: Tensor,
+    origin_vox: Sequence[int],
+) -> None:
+    """Make the organs of some samples cirrhotic, in place."""
+    (b, *shape), device = image.shape, image.device
     asked = [x.float().contiguous() for x in (strength, nodule_hu)]
     tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]
     grid, block = (tiles[2], tiles[0] * tiles[1], b), (256, 1, 1)
-    sizes, kinds = [np.int32(n) for n in shape], [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
+    kinds = [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
     wave = torch.empty(b, FIELDS, WAVES, 4, dtype=torch.float64, device=device)
     _launch.launch("cirrhosis", "waves_kernel", (b, 1, 1), (FIELDS * WAVES, 1, 1), [wave, uid.contiguous(), _launch.key(seed)])
     marks = torch.empty(b, *tiles, dtype=torch.uint8, device=device)
-    _launch.launch("cirrhosis", "mark_kernel", grid, block, [marks, label, kinds[1], np.int64(organ_label), *sizes])
+    _launch.launch("cirrhosis", "mark_kernel", grid, block, [marks, old_label, kinds[1], organ_label, *shape])
     profile = torch.empty(image.shape, dtype=torch.float32, device=device)  # near the organ only, and read nowhere else
-    place: list[object] = [*map(np.int32, origin_vox), *map(np.float64, spacing_mm)]
-    _launch.launch("cirrhosis", "nodules_kernel", grid, block, [profile, wave, marks, *asked, *sizes, *place])
+    _launch.launch("cirrhosis", "nodules_kernel", grid, block, [profile, wave, marks, *asked, *shape, *origin_vox, *spacing_mm])
     smooth = torch.empty_like(profile)  # near the surface only
-    _launch.launch("cirrhosis", "smooth_kernel", grid, block, [smooth, image, marks, *asked, kinds[0], *sizes])
-    surface: list[object] = [np.uint64(sum(w << 8 * d for d, w in enumerate(weights(mm)))) for mm in spacing_mm]
-    surface += [np.float32(x) for mm in spacing_mm for x in (slope_scale(mm), sigma_vox(mm) * mm, mm)]
-    read: list[object] = [smooth, profile, marks, label, *asked, *kinds, np.int64(organ_label), *sizes]
-    _launch.launch("cirrhosis", "cirrhosis_kernel", grid, block, [*out, *read, *surface])
-    return out
+    _launch.launch("cirrhosis", "smooth_kernel", grid, block, [smooth, image, marks, *asked, kinds[0], *shape])
+    surface: list[object] = [sum(w << 8 * d for d, w in enumerate(weights(mm))) for mm in spacing_mm]
+    surface += [x for mm in spacing_mm for x in (slope_scale(mm), sigma_vox(mm) * mm, mm)]
+    read: list[object] = [smooth, profile, marks, old_label, *asked, *kinds, organ_label, *shape]
+    _launch.launch("cirrhosis", "cirrhosis_kernel", grid, block, [image, label, *read, *surface])
 
 
 def cirrhosis_torch(

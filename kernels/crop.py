@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Int16, Int32, Int64, UInt8
 from torch import Tensor
@@ -63,7 +62,7 @@ def crop(volumes: Packed, place: Int64[Tensor, "b 4"], size_vox: Sequence[int], 
 def _crop_cuda(volumes: Packed, place: Tensor, size_vox: Sequence[int]) -> Patches:
     out = _empty(place, size_vox)
     items = size_vox[0] * size_vox[1] * -(-size_vox[2] // WORD_VOX)
-    sizes: list[object] = [*map(np.int32, size_vox), np.int32(size_vox[2] % WORD_VOX == 0)]
+    sizes: list[object] = [*size_vox, size_vox[2] % WORD_VOX == 0]
     _launch.launch("crop", "crop_kernel", (-(-items // 256), len(place), 1), (256, 1, 1), [*out, *volumes, place.contiguous(), *sizes])
     return out
 

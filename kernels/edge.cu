@@ -2,14 +2,17 @@
 #include "smoothing.cuh"
 #include "tiles.cuh"
 
-// Smooth the mask along k. Bytes: 2 read, 2 written a voxel; operations: 8σ + 1 products near a lesion.
+// Smooth the mask along k, and clear `changing` for the last pass. Bytes: 2 read, 2 written a voxel; operations: 8σ + 1 products near a lesion.
 extern "C" __global__ void __launch_bounds__(256, 2)
-edge_lines_kernel(unsigned short* out, const short* instances, const float* weights, const int* band, const unsigned char* touched, int n, long long lines, int n_j,
+edge_lines_kernel(unsigned short* out, unsigned char* changing, const short* instances, const float* weights, const int* band, const unsigned char* touched, int n, long long lines, int n_j,
                   int reach_k, int tiles_i, int tiles_j, int tiles_k) {
     const long long sample = blockIdx.z, line = blockIdx.y * (long long)TILE + threadIdx.x;
     const Tiles tiles = {touched, tiles_i, tiles_j, tiles_k};
     const int i = (int)(line / n_j), j = (int)(line % n_j), k = blockIdx.x * TILE;
     const bool needed = threadIdx.y == 0 && line < lines && tiles.near(sample, i, i, j, j, k - reach_k, k + TILE - 1 + reach_k);
+    const long long block = blockIdx.y * (long long)gridDim.x + blockIdx.x, threads = (long long)gridDim.x * gridDim.y * blockDim.x * blockDim.y;
+    const long long all = (long long)tiles_i * tiles_j * tiles_k;
+    for (long long tile = (block * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x; tile < all; tile += threads) changing[sample * all + tile] = 0;
     instances += sample * lines * n;
     out += sample * lines * n;
     if (__syncthreads_or(needed)) {

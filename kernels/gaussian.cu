@@ -14,22 +14,32 @@ __device__ double exp_of_minus(double x) {
 }
 
 // Columns of the table of axes.
-enum { FIRST_ROW, ROWS, FIRST_COLUMN, COLUMNS, WHOLE_VOX, REACH, ROW_CELL, COLUMN_CELL, WEIGHTS_AT, BAND_AT, FIELDS };
+enum { FIRST_ROW, ROWS, FIRST_COLUMN, COLUMNS, WHOLE_VOX, REACH, ROW_CELL, COLUMN_CELL, INTEGER, WEIGHTS_AT, SQUARES_AT, BAND_AT, FIELDS };
 
-// Weights of one row of one axis' matrix a block: blocks (rows, samples, axes). An axis' matrices stand at WEIGHTS_AT, sample by sample,
-// its bands at 2 · BAND_AT and its sums of squares at BAND_AT. As integers, weights add up to 2¹⁵, each rounded.
+// Standard deviations of a smoothing: `each` of them a sample, one or one an axis.
+struct Widths {
+    const float* sigma_mm;
+    int each;
+    __device__ float operator()(int sample, int axis) const { return sigma_mm[sample * each + min(axis, each - 1)]; }
+};
+
+// Weights of one row of one axis' matrix a block: blocks (rows, samples, axes), three axes of one smoothing, then three of another where
+// there is one. An axis' matrices stand at WEIGHTS_AT of `shares`, or of `integers`, where they add up to 2¹⁵, each rounded; sample by
+// sample. So do its sums of squares at SQUARES_AT of `shares` and its bands at BAND_AT of `integers`.
 // Bytes: 4 written a weight; operations: some 60 in double a table entry, 4 table look-ups a weight.
 extern "C" __global__ void __launch_bounds__(THREADS)
-weights_kernel(float* weights, int* integers, int* band, float* squares, const float* sigma_vox, const int* axes) {
+weights_kernel(float* shares, int* integers, const float* sigma_mm, const float* other_mm, int each, int other_each, float mm_i, float mm_j, float mm_k,
+               const int* axes) {
     __shared__ int table[TABLE];
     __shared__ long long sums[THREADS];
     __shared__ float square[THREADS];
     __shared__ int ends[2];
     const int* axis = axes + FIELDS * blockIdx.z;
     const int n = axis[ROWS], m = axis[COLUMNS], whole = axis[WHOLE_VOX], reach = axis[REACH], cell = axis[COLUMN_CELL];
-    const int row = blockIdx.x, sample = blockIdx.y, thread = threadIdx.x;
+    const int row = blockIdx.x, sample = blockIdx.y, thread = threadIdx.x, along = blockIdx.z % 3;
     if (row >= n) return;
-    const float sigma = fmaxf(sigma_vox[3 * sample + blockIdx.z], 1e-3f);
+    const Widths widths = blockIdx.z < 3 ? Widths{sigma_mm, each} : Widths{other_mm, other_each};
+    const float sigma = fmaxf(widths(sample, along) / (along == 0 ? mm_i : along == 1 ? mm_j : mm_k), 1e-3f);
     const float cut = 2.0f * floorf(4.0f * sigma + 0.5f);
     for (int half = thread; half <= reach; half += THREADS) {
         const double ratio = __ddiv_rn((double)half, (double)sigma), x = __dmul_rn(0.125, __dmul_rn(ratio, ratio));
@@ -60,8 +70,8 @@ weights_kernel(float* weights, int* integers, int* band, float* squares, const f
     for (int column = thread; column < m; column += THREADS) {
         const long long sum = weigh(column);
         const float weight = (float)sum / (float)total;
-        if (weights) weights[at + column] = weight;
-        if (integers) integers[at + column] = (int)((32768 * sum + total / 2) / total);
+        if (axis[INTEGER]) integers[at + column] = (int)((32768 * sum + total / 2) / total);
+        else shares[at + column] = weight;
         squared += weight * weight;
         if (sum > 0) atomicMin(&ends[0], column), atomicMax(&ends[1], column + 1);
     }
@@ -72,10 +82,10 @@ weights_kernel(float* weights, int* integers, int* band, float* squares, const f
         __syncthreads();
     }
     if (thread > 0) return;
-    const long long line = axis[BAND_AT] + (long long)sample * n + row;
-    band[2 * line] = ends[0];
-    band[2 * line + 1] = ends[1];
-    squares[line] = square[0] / (float)cell;
+    const long long line = (long long)sample * n + row;
+    integers[axis[BAND_AT] + 2 * line] = ends[0];
+    integers[axis[BAND_AT] + 2 * line + 1] = ends[1];
+    shares[axis[SQUARES_AT] + line] = square[0] / (float)cell;
 }
 
 // Smooth the last axis of (samples · lines, m). Bytes: 4 read, 4 written a value; operations: as many products as a row has weights.

@@ -13,13 +13,12 @@ the matrices are banded: 8 bytes and 2·(8σ + 1) operations a voxel and axis.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _launch
-from gpu_synth.kernels._cached import cached
+from gpu_synth.kernels._cached import cached, on_device
 
 TRUNCATE = 4.0
 INTEGER_BITS = 15  # integer weights add up to 2¹⁵
@@ -59,62 +58,84 @@ class Matrices(NamedTuple):
     band: list[Tensor]
 
 
-def matrices(sigma_vox: Float[Tensor, "b 3"], axes: Sequence[Axis], integer: bool = False, backend: str = "torch") -> Matrices:
+class Smoothing(NamedTuple):
+    """What is smoothed: standard deviations `(b,)` or one an axis `(b, 3)`, what along each axis, and whether weights are integers."""
+
+    sigma: Float[Tensor, "b ..."]
+    axes: Sequence[Axis]
+    integer: bool = False
+
+
+def matrices(
+    sigma: Float[Tensor, "b ..."],
+    axes: Sequence[Axis],
+    integer: bool = False,
+    backend: str = "torch",
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Matrices:
     """Weights that smooth along three axes.
 
     Args:
-        sigma_vox: Standard deviations in voxels.
+        sigma: Standard deviations, `(b,)` or one an axis `(b, 3)`: in mm, or in voxels where no spacing is given.
         axes: What is smoothed along each.
         integer: Whether weights are integers.
         backend: "torch" or "cupy".
+        spacing_mm: Along i, j, k.
     """
-    return (_matrices_cuda if backend == "cupy" else matrices_torch)(sigma_vox, axes, integer)
+    if backend == "cupy":
+        return matrices_cuda([Smoothing(sigma, axes, integer)], spacing_mm)[0]
+    return matrices_torch(sigma, axes, integer, spacing_mm)
 
 
-def _matrices_cuda(sigma_vox: Tensor, axes: Sequence[Axis], integer: bool) -> Matrices:
-    b, device = len(sigma_vox), sigma_vox.device
-    layout = _layout(tuple(axes), b, str(device))
-    weights = torch.empty(sum(layout.weights), dtype=torch.int32 if integer else torch.float32, device=device)
-    band = torch.empty(2 * sum(layout.rows), dtype=torch.int32, device=device)
-    squares = torch.empty(sum(layout.rows), dtype=torch.float32, device=device)
-    out = (_launch.NULL, weights) if integer else (weights, _launch.NULL)
-    grid = (layout.longest, b, len(axes))
-    _launch.launch("gaussian", "weights_kernel", grid, (128, 1, 1), (*out, band, squares, sigma_vox.contiguous(), layout.table))
-    return Matrices(*(list(torch.split(part, sizes)) for part, sizes in zip((weights, squares, band), layout[2:], strict=True)))
+def matrices_cuda(smoothings: Sequence[Smoothing], spacing_mm: Sequence[float]) -> list[Matrices]:
+    """Weights of one smoothing, or of two, by one launch."""
+    first, last, device = smoothings[0].sigma, smoothings[-1].sigma, smoothings[0].sigma.device
+    b = len(first)
+    layout = _layout(tuple((tuple(axes), integer) for _, axes, integer in smoothings), b, device)
+    shares = torch.empty(sum(layout.shares), dtype=torch.float32, device=device)
+    integers = torch.empty(sum(layout.integers), dtype=torch.int32, device=device)
+    widths = (first.contiguous(), last.contiguous(), first.numel() // b, last.numel() // b)
+    grid = (layout.longest, b, 3 * len(smoothings))
+    _launch.launch("gaussian", "weights_kernel", grid, (128, 1, 1), (shares, integers, *widths, *spacing_mm, layout.table))
+    floats, ints = iter(shares.split_with_sizes(layout.shares)), iter(integers.split_with_sizes(layout.integers))
+    made = []
+    for _, _, integer in smoothings:
+        of_axes = [(next(ints if integer else floats), next(floats), next(ints)) for _ in range(3)]
+        made.append(Matrices(*map(list, zip(*of_axes, strict=True))))
+    return made
 
 
 class _Layout(NamedTuple):
-    """Axes as the kernel reads them, and where in one buffer each one's weights and rows stand."""
+    """Axes as the kernel reads them, and the sizes of what stands in its buffers: of each axis weights, squares and bands."""
 
     table: Int[Tensor, "axes fields"]
     longest: int
-    weights: list[int]
-    rows: list[int]
-    ends: list[int]
+    shares: list[int]
+    integers: list[int]
 
 
 @cached(maxsize=256)
-def _layout(axes: tuple[Axis, ...], b: int, device: str) -> _Layout:
-    if max(axis.reach for axis in axes) >= _TABLE:
-        raise ValueError(
-            f"sigma must stay below {_TABLE // 8} voxels for backend 'cupy', got up to {max(axis.bound_vox for axis in axes):g}"
-        )
+def _layout(smoothings: tuple[tuple[tuple[Axis, ...], bool], ...], b: int, device: torch.device) -> _Layout:
+    shares: list[int] = []
+    integers: list[int] = []
     rows: list[tuple[int, ...]] = []
-    weights: list[int] = []
-    lines: list[int] = []
-    for axis in axes:
+    for axis, integer in ((axis, integer) for axes, integer in smoothings for axis in axes):
+        if axis.reach >= _TABLE:
+            raise ValueError(f"sigma must stay below {_TABLE // 8} voxels for backend 'cupy', got up to {axis.bound_vox:g}")
         n, m = axis.rows[1] - axis.rows[0], axis.columns[1] - axis.columns[0]
-        place = (axis.rows[0], n, axis.columns[0], m, axis.whole_vox, axis.reach, axis.row_cell, axis.column_cell, sum(weights), sum(lines))
-        rows.append(place)
-        weights.append(b * n * m)
-        lines.append(b * n)
-    table = torch.tensor(rows, dtype=torch.int32).to(device)
-    return _Layout(table, max(row[1] for row in rows), weights, lines, [2 * n for n in lines])
+        places = []
+        for buffer, size in ((integers if integer else shares, b * n * m), (shares, b * n), (integers, 2 * b * n)):
+            places.append(sum(buffer))
+            buffer.append(size)
+        known = (axis.rows[0], n, axis.columns[0], m, axis.whole_vox, axis.reach, axis.row_cell, axis.column_cell)
+        rows.append((*known, int(integer), *places))
+    return _Layout(torch.tensor(rows, dtype=torch.int32).to(device), max(row[1] for row in rows), shares, integers)
 
 
-def matrices_torch(sigma_vox: Tensor, axes: Sequence[Axis], integer: bool) -> Matrices:
+def matrices_torch(sigma: Tensor, axes: Sequence[Axis], integer: bool, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> Matrices:
     """Twin of the kernel; bands are left empty, for its products are dense."""
     weights, squares = [], []
+    sigma_vox = sigma.view(len(sigma), -1) / on_device(tuple(spacing_mm[: len(axes)]), sigma.device)
     for sigma, axis in zip(sigma_vox.unbind(1), axes, strict=True):
         sums = _weight_sums(sigma, axis)
         total = sums.sum(-1, keepdim=True).clamp_min(1)
@@ -207,15 +228,15 @@ def _gaussian_cuda(field: Tensor, sigma_vox: Tensor, sigma_max_vox: Sequence[flo
     b, i, j, k = field.shape
     (of_i, of_j, of_k), _, (band_i, band_j, band_k) = matrices(sigma_vox, plain_axes((i, j, k), sigma_max_vox), backend="cupy")
     first, second = field.contiguous(), torch.empty_like(field)
-    sizes: list[object] = [np.int32(k), np.int32(k), np.int64(i * j)]
+    sizes: list[object] = [k, k, i * j]
     _launch.launch("gaussian", "lines_kernel", lines_grid(k, i * j, b), (32, 8, 1), (second, first, of_k, band_k, *sizes))
     first = torch.empty_like(field)
-    sizes = [np.int32(j), np.int32(j), np.int64(k)]
+    sizes = [j, j, k]
     grid = columns_grid(j, k, b * i)
-    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (first, second, of_j, band_j, *sizes, np.int32(i)))
-    sizes = [np.int32(i), np.int32(i), np.int64(j * k)]
+    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (first, second, of_j, band_j, *sizes, i))
+    sizes = [i, i, j * k]
     grid = columns_grid(i, j * k, b)
-    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (second, first, of_i, band_i, *sizes, np.int32(1)))
+    _launch.launch("gaussian", "columns_kernel", grid, (128, 1, 1), (second, first, of_i, band_i, *sizes, 1))
     return second
 
 

@@ -31,7 +31,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -53,6 +52,7 @@ from gpu_synth.kernels._automaton import (
     window,
 )
 from gpu_synth.kernels._cells import Box
+from gpu_synth.kernels._groups import groups
 from gpu_synth.kernels._seedbed import BALL, Ground, Lesions, lesions_of, levels_in, owners, seeded, voxels_a_mm3
 from gpu_synth.kernels.shape import TILE_VOX
 
@@ -147,29 +147,33 @@ def growth(
 
 
 def _growth_cuda(ground: Ground, lesions: tuple[Tensor, Tensor, Tensor], grid: Grid) -> Grown:
-    slots, law, device, windows = lesions[2].shape[1], grid.law, ground.label.device, np.int32(grid.windows)
-    out, (b, *shape) = _nothing(ground.label, slots), ground.label.shape
-    if slots == 0:
-        return out
-    places = [np.int32(n) for n in (slots, *shape, *law.split)]
-    total, bins = (torch.zeros(b, slots, n, dtype=torch.int32, device=device) for n in (grid.windows + 1, MATURITY * UNITS))
-    latest = torch.full((b, slots), -1, dtype=torch.int32, device=device)
-    rows, time, need = _sow(ground, lesions, grid, out.number, total, places)
-    rules = [np.int32(n) for n in (*law.delay[1:], *law.weight[1:])]
-    for number in range(1, grid.windows):
-        arguments = [time, total, rows, need, out.number, np.int32(number), windows, *places, *rules]
-        _launch.launch("growth", "grow_kernel", _tiles(time.shape), (_THREADS, 1, 1), arguments)
-    voxels = (-(-math.prod(shape) // _THREADS), b, 1)
-    counted = [bins, latest, time, out.number, rows, total, windows, *places]
-    _launch.launch("growth", "count_kernel", voxels, (_THREADS, 1, 1), counted)
-    summed = [out.stop, out.reached, bins, latest, rows, total, windows, np.int32(b * slots)]
-    _launch.launch("growth", "stop_kernel", (-(-b * slots // 64), 1, 1), (64, 1, 1), summed)
-    _launch.launch("growth", "finish_kernel", voxels, (_THREADS, 1, 1), [out.time, out.number, time, out.stop, *places])
+    (b, slots), out = lesions[2].shape, _nothing(ground.label, lesions[2].shape[1])
+    for rows in groups(b, 1 + 6 * math.prod(grid.law.split)) if slots else ():
+        of_rows = grid._replace(uid=grid.uid[rows])
+        _grow_cuda(Grown(*(x[rows] for x in out)), ground.part(rows), (lesions[0][rows], lesions[1][rows], lesions[2][rows]), of_rows)
     return out
 
 
+def _grow_cuda(out: Grown, ground: Ground, lesions: tuple[Tensor, Tensor, Tensor], grid: Grid) -> None:
+    """Grow the lesions of some samples, into `out`."""
+    law, device, windows = grid.law, ground.label.device, grid.windows
+    (b, *shape), slots = ground.label.shape, lesions[2].shape[1]
+    places = [slots, *shape, *law.split]
+    total, bins = (torch.zeros(b, slots, n, dtype=torch.int32, device=device) for n in (grid.windows + 1, MATURITY * UNITS))
+    latest = torch.full((b, slots), -1, dtype=torch.int32, device=device)
+    rows, time, need = _sow(ground, lesions, grid, out.number, total, places)
+    arguments = [time, total, rows, need, out.number, windows, *places, *law.delay[1:], *law.weight[1:]]
+    _launch.launch_each("growth", "grow_kernel", _tiles(time.shape), (_THREADS, 1, 1), arguments, range(1, grid.windows))
+    voxels = (-(-math.prod(shape) // _THREADS), b, 1)
+    counted = [bins, latest, time, out.number, rows, total, windows, *places]
+    _launch.launch("growth", "count_kernel", voxels, (_THREADS, 1, 1), counted)
+    summed = [out.stop, out.reached, bins, latest, rows, total, windows, b * slots]
+    _launch.launch("growth", "stop_kernel", (-(-b * slots // 64), 1, 1), (64, 1, 1), summed)
+    _launch.launch("growth", "finish_kernel", voxels, (_THREADS, 1, 1), [out.time, out.number, time, out.stop, *places])
+
+
 def _sow(
-    ground: Ground, lesions: tuple[Tensor, Tensor, Tensor], grid: Grid, number: Tensor, total: Tensor, places: list[np.int32]
+    ground: Ground, lesions: tuple[Tensor, Tensor, Tensor], grid: Grid, number: Tensor, total: Tensor, places: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Lesions in cells, times with seeds alone, and thresholds; whose ball holds a voxel goes into `number`."""
     image, label, law = ground.image.contiguous(), ground.label.contiguous(), grid.law
@@ -178,17 +182,16 @@ def _sow(
     rows, need = (torch.empty(size, dtype=torch.int32, device=device) for size in ((b, slots, _COLUMNS), cells))
     time, levels = (torch.empty(size, dtype=torch.int16, device=device) for size in (cells, (b, 3)))
     level, balls = torch.empty_like(label, dtype=torch.uint8), torch.empty(b, slots, 4, dtype=torch.float32, device=device)
-    origin, period = ([np.int32(n) for n in of_axes] for of_axes in (grid.origin_vox, law.period))
     given = [x.contiguous() for x in (lesions[0].float(), lesions[1].float(), lesions[2], ground.organ_hu.float(), ground.noise_hu.float())]
-    reach = [np.float64(BALL / mm) for mm in law.cell_mm]
-    arguments = [rows, balls, levels, *given, np.float64(voxels_a_mm3(grid.spacing_mm)), *places, *origin, *reach]
+    reach = [BALL / mm for mm in law.cell_mm]
+    arguments = [rows, balls, levels, *given, voxels_a_mm3(grid.spacing_mm), *places, *grid.origin_vox, *reach]
     _launch.launch("growth", "lesions_kernel", (b, 1, 1), (64, 1, 1), arguments)
-    kinds = [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), np.int64(ground.organ_label)]
+    kinds = [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), ground.organ_label]
     vessel = _launch.NULL if ground.vessel is None else ground.vessel.contiguous()
     arguments = [level, image, label, vessel, rows, levels, *kinds, *places]
     _launch.launch("growth", "level_kernel", _tiles(label.shape), (_THREADS, 1, 1), arguments)
-    fields = [_launch.key(grid.seed), *(np.float64(x) for x in (*law.scale, per_node(law))), np.int32(grid.windows)]
-    arguments = [time, need, number, total, rows, balls, level, uid, *fields, *places, *origin, *period, *map(np.float32, law.cell_mm)]
+    fields = [_launch.key(grid.seed), *law.scale, per_node(law), grid.windows]
+    arguments = [time, need, number, total, rows, balls, level, uid, *fields, *places, *grid.origin_vox, *law.period, *law.cell_mm]
     _launch.launch("growth", "need_kernel", _tiles(time.shape), (_THREADS, 1, 1), arguments)
     return rows, time, need
 

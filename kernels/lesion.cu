@@ -59,7 +59,7 @@ __device__ Seen seen_grown(const float* row, const float4* waves, int time, int 
 }
 
 // One voxel a thread, 8 × 32 along j and k a block: blocks (i · j, k, samples), which list the lesions that can reach them, eight at a time.
-// Bytes: 1 read and 6 written a voxel, and image and label twice where it changes; operations: 36 waves a voxel in reach of a lesion.
+// Bytes: 1 read a voxel, 6 written where numbers and occupancy are wanted, and image and label twice where it changes; operations: 36 waves a voxel in reach of a lesion.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 paint_kernel(void* image, void* label, short* numbers, float* occupancy, const float* centre_vox, const float* lesions, const bool* active,
              const short* times, const short* grown, const short* stops, const short* foreign, const long long* uids,
@@ -108,8 +108,7 @@ paint_kernel(void* image, void* label, short* numbers, float* occupancy, const f
     }
     if (j >= n_j || k >= n_k) return;
     const bool inside = read_label(label, at, label_kind) == organ;
-    numbers[at] = inside ? (short)number : (short)0;
-    occupancy[at] = inside ? best.held : 0.0f;
+    if (numbers) numbers[at] = inside ? (short)number : (short)0, occupancy[at] = inside ? best.held : 0.0f;
     if (!inside) return;
     if (foreign) best.change -= best.held * (0.25f * foreign[at]);
     if (best.change != 0.0f) add_to(image, at, image_kind, best.change);

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -55,7 +54,8 @@ def paint_(
     backend: str = "torch",
     grown: Grown | None = None,
     foreign: Int[Tensor, "b i j k"] | None = None,
-) -> Painted:
+    maps: bool = True,
+) -> Painted | None:
     """Paint lesions into image and label, in place, inside the organ.
 
     Args:
@@ -74,6 +74,7 @@ def paint_(
         grown: Lesions that have grown, in this array: their shape is what they invaded, not their outline.
         foreign: By how much vessels are brighter than the organ, and fat in its mask darker, in quarters of an HU, see `tissue.excess`:
             lesions take their place. None: they shine through.
+        maps: Whether the result is wanted; None is returned otherwise.
 
     Returns:
         Which lesion holds a voxel, and how much of the voxel is lesion. Of lesions over each other, the one in which a voxel lies deepest,
@@ -81,8 +82,11 @@ def paint_(
 
     Source: facts on effects: the capsule is a rim of 25 to 120 HU blurred by 0.8 voxels of 1 mm (Hu et al. 2023). All else is our choice.
     """
-    run = _paint_cuda_ if backend == "cupy" else paint_torch_
-    return run(image, label, centre_vox, lesion, active, seed, uid, spacing_mm, origin_vox, organ_label, tumor_label, grown, foreign)
+    given = (image, label, centre_vox, lesion, active, seed, uid, spacing_mm, origin_vox, organ_label, tumor_label, grown, foreign)
+    if backend == "cupy":
+        return _paint_cuda_(*given, maps)
+    painted = paint_torch_(*given)
+    return painted if maps else None
 
 
 def _paint_cuda_(
@@ -99,20 +103,18 @@ def _paint_cuda_(
     tumor_label: int,
     grown: Grown | None,
     foreign: Tensor | None,
-) -> Painted:
+    maps: bool,
+) -> Painted | None:
     b, ni, nj, nk = label.shape
-    number = torch.empty(label.shape, dtype=torch.int16, device=label.device)
-    occupancy = torch.empty(label.shape, dtype=torch.float32, device=label.device)
-    kinds = (_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), np.int64(organ_label), np.int64(tumor_label))
-    sizes = [np.int32(n) for n in (active.shape[1], ni, nj, nk)]
-    place = [*(np.float32(spacing) for spacing in spacing_mm), *(np.int32(start) for start in origin_vox)]
+    made = Painted(*(torch.empty(label.shape, dtype=kind, device=label.device) for kind in (torch.int16, torch.float32))) if maps else None
+    kinds = (_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), organ_label, tumor_label)
     of_growth = [_launch.NULL] * 3 if grown is None else [x.contiguous() for x in (grown.time, grown.number, grown.stop)]
     of_foreign = _launch.NULL if foreign is None else foreign.contiguous()
-    maps = (image, label, number, occupancy, centre_vox, lesion, active, *of_growth, of_foreign)
-    arguments = (*maps, uid, _launch.key(seed), *kinds, *sizes, *place)
+    fields = (image, label, *(made or [_launch.NULL] * 2), centre_vox, lesion, active, *of_growth, of_foreign)
+    arguments = (*fields, uid, _launch.key(seed), *kinds, active.shape[1], ni, nj, nk, *spacing_mm, *origin_vox)
     grid = (ni * -(-nj // 8), -(-nk // 32), b)  # of a plane of 1024² there are more than 65535, which only x takes
     _launch.launch("lesion", "paint_kernel", grid, (256, 1, 1), arguments)
-    return Painted(number, occupancy)
+    return made
 
 
 def paint_torch_(

@@ -8,7 +8,6 @@ weight zero, which is what drawing another slice until one fits comes to.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -84,20 +83,18 @@ def _place_cuda(label: Tensor, site: Site, extent: Tensor, slots: int, seed: int
     b, *shape = label.shape
     axes = (*site.in_plane, site.axial_axis)
     rows, columns, axials = (shape[axis] for axis in axes)
-    strides = [np.int64(label.stride(1 + axis)) for axis in axes]
-    margins = [np.int32(min(site.margin_vox[axis], shape[axis] - 1)) for axis in site.in_plane]
-    kind, organ = _launch.label_kind(label.dtype), np.int64(site.organ_label)
-    sizes: list[object] = [np.int32(rows), np.int32(columns), np.int32(axials), *strides, *margins]
+    strides = [label.stride(1 + axis) for axis in axes]
+    margins = [min(site.margin_vox[axis], shape[axis] - 1) for axis in site.in_plane]
+    kind, organ = _launch.label_kind(label.dtype), site.organ_label
+    sizes: list[object] = [rows, columns, axials, *strides, *margins]
     per_row = torch.empty(b, rows, axials, dtype=torch.int32, device=label.device)
     counts = torch.zeros(b, 2 * axials + 1, dtype=torch.int32, device=label.device)
     grid = (-(-rows * axials // 128), b, 1)
-    _launch.launch(
-        "placement", "count_kernel", grid, (128, 1, 1), (per_row, counts, label, kind, organ, np.int64(site.tumor_label), *sizes)
-    )
+    _launch.launch("placement", "count_kernel", grid, (128, 1, 1), (per_row, counts, label, kind, organ, site.tumor_label, *sizes))
     centre = torch.empty(b, slots, 3, dtype=torch.int64, device=label.device)
     possible = torch.empty(b, dtype=torch.bool, device=label.device)
     key = [uid, extent, _launch.key(seed), kind, organ]
-    arguments: list[object] = [centre, possible, per_row, counts, label, *key, *sizes, *map(np.int32, axes)]
+    arguments: list[object] = [centre, possible, per_row, counts, label, *key, *sizes, *axes]
     _launch.launch("placement", "pick_kernel", (slots, b, 1), (128, 1, 1), arguments)
     return Placement(centre, possible)
 

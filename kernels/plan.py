@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from enum import IntEnum, unique
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -114,10 +113,10 @@ def draw(
 def _draw_cuda(scan_row: Tensor, group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tensor, possible: Tensor) -> Draws:
     b, n, device = len(uid), sum(slots), uid.device
     skipped, active = torch.empty(b, dtype=torch.bool, device=device), torch.empty(b, n, dtype=torch.bool, device=device)
-    radii_mm, elastic_mm = torch.empty(b, n, 3, device=device), torch.empty(b, n, 3, 2, 3, 3, device=device)
+    radii_mm, elastic_mm = (torch.empty(b, n, *size, dtype=torch.float32, device=device) for size in ((3,), (3, 2, 3, 3)))
     scalars = torch.empty(7, b, dtype=torch.float32, device=device)
     out = [skipped, active, radii_mm, elastic_mm, scalars]
-    arguments: list[object] = [*out, scan_row, group_rows, possible, uid.contiguous(), _launch.key(seed), np.int32(n)]
+    arguments: list[object] = [*out, scan_row, group_rows, possible, uid.contiguous(), _launch.key(seed), n]
     _launch.launch("plan", "draw_kernel", (b, 1, 1), (256, 1, 1), arguments)
     return Draws(skipped, active, radii_mm, elastic_mm, *scalars.unbind())
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from enum import IntEnum
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -129,8 +128,8 @@ def halfwords(
 
 def _halfwords_cuda(seed: int, uid: Tensor, purpose: Purpose, index: Tensor) -> Tensor:
     out = torch.empty(8, *index.shape, dtype=torch.int32, device=index.device)
-    sizes: list[object] = [np.int64(len(uid)), np.int64(index.shape[1])]
-    arguments: list[object] = [out, uid.contiguous(), index.contiguous(), _launch.key(seed), np.int32(purpose), *sizes]
+    sizes: list[object] = [len(uid), index.shape[1]]
+    arguments: list[object] = [out, uid.contiguous(), index.contiguous(), _launch.key(seed), purpose, *sizes]
     _launch.launch("rng", "halfwords_kernel", (-(-index.numel() // 256), 1, 1), (256, 1, 1), arguments)
     return out
 

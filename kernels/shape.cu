@@ -4,7 +4,7 @@
 
 constexpr int THREADS = TILE_J * TILE_K;
 constexpr int LISTED = 64;      // lesions that one tile can list: slots are worked on this many at a time
-constexpr int CONTROL = 54;     // control values of a lesion: 3 axis pairs × 2 axes × 3 × 3 points
+constexpr int POINTS = 9, CONTROL = 54;  // control values of a field, and of a lesion: 3 axis pairs × 2 axes × 3 × 3 points
 constexpr float INSIDE = 1.0f - 1e-5f;
 
 struct Lesion {
@@ -39,7 +39,7 @@ __device__ bool inside(const Lesion& lesion, const float* control, const float4*
 // How far a displacement can reach: `gain` bounds it by its field's largest control value.
 __device__ __forceinline__ float farthest(const float* field, float gain) {
     float largest = 0.0f;
-    for (int point = 0; point < 9; ++point) largest = fmaxf(largest, fabsf(field[point]));
+    for (int point = 0; point < POINTS; ++point) largest = fmaxf(largest, fabsf(field[point]));
     return gain * largest;
 }
 
@@ -52,12 +52,12 @@ __device__ __forceinline__ bool touches(const Lesion& lesion, int axis, const fl
 }
 
 // One tile of one sample a block: blocks (k tiles, i tiles · j tiles, samples); a thread walks the tile's eight voxels along i. `boxes`
-// holds, a slot: its box and where its axes' spline weights stand. `touched` is zero before.
+// holds, a slot: its box and where its axes' spline weights stand; `touched`, whether a tile holds any lesion.
 // Bytes: 1 read, 2 written a voxel; operations: at most 6 displacements of 24, for each listed lesion until one holds the voxel.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
-instance_map_kernel(short* instances, unsigned char* touched, const long long* centre_vox, const float* radii_vox, const float* elastic_vox, const bool* active,
+instance_map_kernel(short* instances, unsigned char* touched, const long long* centre_vox, const float* radii_mm, const float* elastic_mm, const bool* active,
                     const int* boxes, const float4* spline, const void* label, int kind, long long organ, float gain, int slots, int n_i, int n_j, int n_k,
-                    int origin_i, int origin_j, int origin_k) {
+                    int origin_i, int origin_j, int origin_k, float mm_i, float mm_j, float mm_k) {
     __shared__ Lesion lesions[LISTED];
     __shared__ float control[LISTED][CONTROL];
     __shared__ bool listed[LISTED];
@@ -69,8 +69,11 @@ instance_map_kernel(short* instances, unsigned char* touched, const long long* c
     int number[TILE_I] = {};
     for (int first = 0; first < slots; first += LISTED) {
         const int some = min(LISTED, slots - first);
-        for (int item = thread; item < some * CONTROL; item += THREADS)
-            control[item / CONTROL][item % CONTROL] = elastic_vox[(sample * slots + first) * CONTROL + item];
+        for (int item = thread; item < some * CONTROL; item += THREADS) {
+            const int field = item % CONTROL / POINTS;  // each moves one axis: 0 and 1, 1 and 2, 0 and 2
+            const float mm = field == 0 || field == 4 ? mm_i : field == 1 || field == 2 ? mm_j : mm_k;
+            control[item / CONTROL][item % CONTROL] = elastic_mm[(sample * slots + first) * CONTROL + item] / mm;
+        }
         __syncthreads();
         if (thread < some) {
             const long long slot = sample * slots + first + thread;
@@ -82,7 +85,7 @@ instance_map_kernel(short* instances, unsigned char* touched, const long long* c
                 lesion.box[axis] = boxes[6 * (first + thread) + axis];
                 lesion.spline[axis] = boxes[6 * (first + thread) + 3 + axis];
                 lesion.corner[axis] = (int)(centre_vox[3 * slot + axis] - origin) - lesion.box[axis] / 2;
-                lesion.radius[axis] = fmaxf(radii_vox[3 * slot + axis], 1e-3f);
+                lesion.radius[axis] = fmaxf(radii_mm[3 * slot + axis] / (axis == 0 ? mm_i : axis == 1 ? mm_j : mm_k), 1e-3f);
             }
             lesion.number = first + thread + 1;
             listed[thread] = active[slot] && touches(lesion, 0, field + 36, field, gain, start_i, TILE_I) &&
@@ -114,5 +117,6 @@ instance_map_kernel(short* instances, unsigned char* touched, const long long* c
             instances[at] = lesion ? (short)number[deep] : (short)0;
             any |= lesion;
         }
-    if (any) touched[((sample * tiles_i + tile_i) * tiles_j + tile_j) * gridDim.x + blockIdx.x] = 1;
+    const int held = __syncthreads_or(any);
+    if (thread == 0) touched[((sample * tiles_i + tile_i) * tiles_j + tile_j) * gridDim.x + blockIdx.x] = held != 0;
 }

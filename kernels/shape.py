@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
-from gpu_synth.kernels._cached import cached
+from gpu_synth.kernels._cached import cached, on_device
 
 AXIS_PAIRS = ((0, 1), (1, 2), (0, 2))
 TILE_VOX = (8, 8, 32)  # tiles.cuh
@@ -27,6 +27,12 @@ def box_vox(base_radius_mm: float, spacing_mm: Sequence[float]) -> tuple[int, in
     """Shape of a lesion's box: four base radii a side, at least three voxels. Its voxel n // 2 is the lesion's centre."""
     i, j, k = (max(3, round(4.0 * base_radius_mm / spacing)) for spacing in spacing_mm)
     return i, j, k
+
+
+@lru_cache(maxsize=64)
+def boxes_vox(slot_radius_mm: tuple[float, ...], spacing_mm: tuple[float, float, float]) -> tuple[tuple[int, int, int], ...]:
+    """Boxes of slots, by their base radii."""
+    return tuple(box_vox(radius, spacing_mm) for radius in slot_radius_mm)
 
 
 def lesion_masks(
@@ -90,66 +96,59 @@ class Instances(NamedTuple):
 
 def instance_map(
     centre_vox: Int[Tensor, "b slots 3"],
-    radii_vox: Float[Tensor, "b slots 3"],
-    elastic_vox: Float[Tensor, "b slots 3 2 3 3"],
+    radii_mm: Float[Tensor, "b slots 3"],
+    elastic_mm: Float[Tensor, "b slots 3 2 3 3"],
     boxes: Sequence[tuple[int, int, int]],
     active: Bool[Tensor, "b slots"],
     label: Int[Tensor, "b i j k"],
     organ_label: int,
     origin_vox: Sequence[int] = (0, 0, 0),
     backend: str = "torch",
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Instances:
     """Number the voxels of every lesion; of several that hold a voxel, the lowest.
 
     Args:
         centre_vox: Lesion centres in the whole; they may lie outside the array.
-        radii_vox: Semi-axes.
-        elastic_vox: Displacements at control points, see `lesion_masks`.
-        boxes: Box of each slot; slots of equal box stand together.
+        radii_mm: Semi-axes; in voxels, as the next, where no spacing is given.
+        elastic_mm: Displacements at control points, see `lesion_masks`.
+        boxes: Box of each slot in voxels; slots of equal box stand together.
         active: Slots in use.
         label: Labels of the array.
         organ_label: Number of the organ: only its voxels may be lesion.
         origin_vox: First voxel of the array in the whole.
         backend: "torch" or "cupy".
+        spacing_mm: Along i, j, k.
     """
     run = _instance_map_cuda if backend == "cupy" else instance_map_torch
-    return run(centre_vox, radii_vox, elastic_vox, boxes, active, label, organ_label, origin_vox)
+    return run(centre_vox, radii_mm, elastic_mm, boxes, active, label, organ_label, origin_vox, spacing_mm)
 
 
 def _instance_map_cuda(
     centre_vox: Tensor,
-    radii_vox: Tensor,
-    elastic_vox: Tensor,
+    radii_mm: Tensor,
+    elastic_mm: Tensor,
     boxes: Sequence[tuple[int, int, int]],
     active: Tensor,
     label: Tensor,
     organ_label: int,
     origin_vox: Sequence[int],
+    spacing_mm: Sequence[float],
 ) -> Instances:
     label, (b, *shape) = label.contiguous(), label.shape
-    table, spline, gain = _box_table(tuple(boxes), str(label.device))
+    table, spline, gain = _box_table(tuple(boxes), label.device)
     tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]
     number = torch.empty(label.shape, dtype=torch.int16, device=label.device)
-    touched = torch.zeros(b, *tiles, dtype=torch.uint8, device=label.device)
-    lesions = [tensor.contiguous() for tensor in (centre_vox, radii_vox, elastic_vox, active)]
-    sizes: list[object] = [np.float32(gain), np.int32(len(boxes)), *map(np.int32, shape), *map(np.int32, origin_vox)]
-    arguments: list[object] = [
-        number,
-        touched,
-        *lesions,
-        table,
-        spline,
-        label,
-        _launch.label_kind(label.dtype),
-        np.int64(organ_label),
-        *sizes,
-    ]
+    touched = torch.empty(b, *tiles, dtype=torch.uint8, device=label.device)
+    lesions = [tensor.contiguous() for tensor in (centre_vox, radii_mm, elastic_mm, active)]
+    sizes: list[object] = [gain, len(boxes), *shape, *origin_vox, *spacing_mm]
+    arguments: list[object] = [number, touched, *lesions, table, spline, label, _launch.label_kind(label.dtype), organ_label, *sizes]
     _launch.launch("shape", "instance_map_kernel", (tiles[2], tiles[0] * tiles[1], b), (256, 1, 1), arguments)
     return Instances(number, touched)
 
 
 @cached(maxsize=64)
-def _box_table(boxes: tuple[tuple[int, int, int], ...], device: str) -> tuple[Tensor, Tensor, float]:
+def _box_table(boxes: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, float]:
     """Boxes as the kernel reads them, the spline weights of all their sides, and how far a displacement can exceed its control values."""
     sides = sorted({n for box in boxes for n in box})
     starts = dict(zip(sides, np.cumsum([0, *sides[:-1]]).tolist(), strict=True))
@@ -162,15 +161,19 @@ def _box_table(boxes: tuple[tuple[int, int, int], ...], device: str) -> tuple[Te
 
 def instance_map_torch(
     centre_vox: Tensor,
-    radii_vox: Tensor,
-    elastic_vox: Tensor,
+    radii_mm: Tensor,
+    elastic_mm: Tensor,
     boxes: Sequence[tuple[int, int, int]],
     active: Tensor,
     label: Tensor,
     organ_label: int,
     origin_vox: Sequence[int],
+    spacing_mm: Sequence[float],
 ) -> Instances:
     """Twin of the kernel."""
+    moved_mm = tuple((spacing_mm[a], spacing_mm[b]) for a, b in AXIS_PAIRS)
+    radii_vox = radii_mm / on_device(tuple(spacing_mm), label.device)
+    elastic_vox = elastic_mm / on_device(moved_mm, label.device)[..., None, None]
     shape = label.shape[1:]
     canvas = torch.zeros(len(label), shape[0], shape[2], shape[1], dtype=torch.int16, device=label.device).transpose(2, 3)
     for box, alike in reversed([(box, list(slots)) for box, slots in groupby(range(len(boxes)), key=boxes.__getitem__)]):

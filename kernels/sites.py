@@ -10,7 +10,6 @@ Cost: 1 byte read a voxel; for each lesion 64 candidates, with 256 looks at the 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -116,7 +115,7 @@ def sites(
     """
     run = _sites_cuda if backend == "cupy" else sites_torch
     if maps.vessel is not None:
-        maps = maps._replace(vessel=_widened(maps.vessel, spacing_mm))
+        maps = maps._replace(vessel=widened(maps.vessel, spacing_mm, backend))
     return run(maps, wanted, rule, spacing_mm, organ_label, tumor_label, seed, uid)
 
 
@@ -133,18 +132,18 @@ def _sites_cuda(
     label, vessel, where = (_launch.NULL if x is None else x.contiguous() for x in maps)
     lesion, active, given = (_launch.NULL if x is None else x.contiguous() for x in wanted)
     b, ni, nj, nk = maps.label.shape
-    slots, lines, device = wanted.active.shape[1], np.int64(ni * nj), maps.label.device
+    slots, lines, device = wanted.active.shape[1], ni * nj, maps.label.device
     if slots > SLOTS:
         raise ValueError(f"lesions must be at most {SLOTS} for backend 'cupy', got {slots}; lower the preset's count")
-    kind, mm = (_launch.label_kind(maps.label.dtype), np.int64(organ_label)), [np.float32(spacing) for spacing in spacing_mm]
+    kind = (_launch.label_kind(maps.label.dtype), organ_label)
     in_line, ends = (torch.empty(b, ni * nj, dtype=torch.int64, device=device) for _ in range(2))
     seen = torch.zeros(b, dtype=torch.int32, device=device)
-    arguments: list[object] = [in_line, seen, label, where, *kind, np.int64(tumor_label), lines, np.int32(nk)]
+    arguments: list[object] = [in_line, seen, label, where, *kind, tumor_label, lines, nk]
     _launch.launch("sites", "lines_kernel", (-(-ni * nj // 128), b, 1), (128, 1, 1), arguments)
     _launch.launch("sites", "ends_kernel", (b, 1, 1), (128, 1, 1), (ends, in_line, lines))
     centre = torch.empty(b, slots, CANDIDATES, 3, dtype=torch.float32, device=device)
     clear = torch.empty(b, slots, CANDIDATES, dtype=torch.bool, device=device)
-    looks, extents = look_offsets(str(device)), [np.int32(ni), np.int32(nj), np.int32(nk), *mm]
+    looks, extents = look_offsets(str(device)), [ni, nj, nk, *spacing_mm]
     scene: list[object] = [
         label,
         vessel,
@@ -152,8 +151,8 @@ def _sites_cuda(
         lesion,
         uid,
         _launch.key(seed),
-        np.float32(rule.avoid_to_mm),
-        np.int32((1.0 - rule.inside_share) * LOOKS),
+        rule.avoid_to_mm,
+        int((1.0 - rule.inside_share) * LOOKS),
         *kind,
         *extents,
     ]
@@ -162,7 +161,7 @@ def _sites_cuda(
         torch.empty(b, *size, dtype=dtype, device=device)
         for size, dtype in (((slots, 3), torch.float32), ((slots,), torch.bool), ((slots,), torch.bool), ((), torch.bool))
     )
-    rest = (seen, np.float32(rule.apart_mm), np.int32(slots))
+    rest = (seen, rule.apart_mm, slots)
     arguments = [chosen, placed, at_surface, possible, centre, clear, active, given, *rest, *scene]
     _launch.launch("sites", "choose_kernel", (b, 1, 1), (128, 1, 1), arguments)
     return Sites(chosen, placed, at_surface, possible)
@@ -219,10 +218,22 @@ def sites_torch(
     return Sites(chosen, placed, beyond, possible)
 
 
-def _widened(vessel: UInt8[Tensor, "b i j k"], spacing_mm: Sequence[float]) -> UInt8[Tensor, "b i j k"]:
+def widened(vessel: UInt8[Tensor, "b i j k"], spacing_mm: Sequence[float], backend: str = "torch") -> UInt8[Tensor, "b i j k"]:
     """Vessels and the voxels beside them: looks lie up to 2.5 mm apart and would miss thin ones. Not along axes of thick slices."""
-    for axis, n in enumerate(vessel.shape[1:], start=1):
-        if spacing_mm[axis - 1] <= WIDE_MM:
+    reach_vox = [int(mm <= WIDE_MM) for mm in spacing_mm]
+    return (_widened_cuda if backend == "cupy" else widened_torch)(vessel, reach_vox)
+
+
+def _widened_cuda(vessel: Tensor, reach_vox: Sequence[int]) -> Tensor:
+    wide, grid = torch.empty_like(vessel), (-(-vessel[0].numel() // 128), len(vessel), 1)
+    _launch.launch("sites", "widen_kernel", grid, (128, 1, 1), (wide, vessel.contiguous(), *reach_vox, *vessel.shape[1:]))
+    return wide
+
+
+def widened_torch(vessel: Tensor, reach_vox: Sequence[int]) -> Tensor:
+    """Twin of the kernel."""
+    for axis, (n, reach) in enumerate(zip(vessel.shape[1:], reach_vox, strict=True), start=1):
+        if reach:
             wide = vessel.clone()
             wide.narrow(axis, 0, n - 1).bitwise_or_(vessel.narrow(axis, 1, n - 1))
             wide.narrow(axis, 1, n - 1).bitwise_or_(vessel.narrow(axis, 0, n - 1))

@@ -14,14 +14,24 @@ the same on every device and in every window, to the last cell.
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from gpu_synth.kernels import _launch
-from gpu_synth.kernels._cells import Box, Field, cell_axes, reach_of, to_cells, voxel_axes
-from gpu_synth.kernels.gaussian import INTEGER_BITS, TRUNCATE, apply_matrices, columns_grid, lines_grid, matrices, matrices_torch
+from gpu_synth.kernels._cells import Box, Field, Window, window
+from gpu_synth.kernels._groups import groups
+from gpu_synth.kernels.gaussian import (
+    INTEGER_BITS,
+    TRUNCATE,
+    Matrices,
+    Smoothing,
+    apply_matrices,
+    columns_grid,
+    lines_grid,
+    matrices_cuda,
+    matrices_torch,
+)
 from gpu_synth.kernels.rng import Purpose, halfwords
 from gpu_synth.kernels.shape import TILE_VOX
 
@@ -75,38 +85,38 @@ def statistics(
 
 
 def _statistics_cuda(field: Field, scale: Tensor, offset: Tensor, gain: Tensor, threshold: float) -> Texture:
-    cells, b, device = field.whole_cells, len(scale), scale.device
-    ci, cj, ck = (end for _, end in cells)
-    low, high = torch.empty(b, dtype=torch.int32, device=device), torch.empty(b, dtype=torch.int32, device=device)
-    density = _smooth_noise_cuda(field, cells, (low, high))
-    weights, squares, band = matrices(field.grain_sigma_vox, cell_axes(field, cells, cells, field.grain_bound_vox), backend="cupy")
+    known, b, device = window(field.lattice, None), len(scale), scale.device
+    ci, cj, ck = (end for _, end in known.cells)
+    low, high = torch.empty(2, b, dtype=torch.int32, device=device)
+    of_density, (weights, squares, band) = _matrices_cuda(field, known)
+    density = _smooth_noise_cuda(field, known, of_density, (low, high))
     first = torch.empty(density.shape, dtype=torch.float32, device=device)
     norm = Normalised(low, high, scale, offset)
-    sizes: list[object] = [np.int32(ck), np.int32(ck), np.int64(ci * cj)]
+    sizes: list[object] = [ck, ck, ci * cj]
     arguments: list[object] = [first, density, weights[2], band[2], *norm, *sizes]
     _launch.launch("texture", "mean_lines_kernel", lines_grid(ck, ci * cj, b), (32, 8, 1), arguments)
     del density, arguments
     second = torch.empty_like(first)
-    arguments = [second, first, weights[1], band[1], np.int32(cj), np.int32(cj), np.int64(ck), np.int32(ci)]
+    arguments = [second, first, weights[1], band[1], cj, cj, ck, ci]
     _launch.launch("gaussian", "columns_kernel", columns_grid(cj, ck, b * ci), (128, 1, 1), arguments)
     grid = columns_grid(ci, cj * ck, b)
     parts = grid[0] * grid[1]
     totals = torch.empty(b, parts, dtype=torch.float32, device=device)
     counts = torch.empty(b, parts, dtype=torch.int32, device=device)
-    sizes = [np.float32(threshold), np.int32(ci), np.int64(cj * ck), np.int32(ck)]
+    sizes = [threshold, ci, cj * ck, ck]
     arguments = [totals, counts, second, weights[0], band[0], *squares, *sizes]
     _launch.launch("texture", "moments_kernel", grid, (128, 1, 1), arguments)
     factor = torch.empty_like(gain)
-    _launch.launch("texture", "gain_kernel", (b, 1, 1), (256, 1, 1), (factor, gain, totals, counts, np.int32(parts)))
+    _launch.launch("texture", "gain_kernel", (b, 1, 1), (256, 1, 1), (factor, gain, totals, counts, parts))
     return Texture(norm, factor)
 
 
 def statistics_torch(field: Field, scale: Tensor, offset: Tensor, gain: Tensor, threshold: float) -> Texture:
     """Twin of the kernels."""
-    cells = field.whole_cells
-    smooth = _smooth_noise_torch(field, cells)
+    known = window(field.lattice, None)
+    smooth = _smooth_noise_torch(field, known)
     norm = Normalised(smooth.flatten(1).amin(1), smooth.flatten(1).amax(1), scale, offset)
-    rows, share, _ = matrices_torch(field.grain_sigma_vox, cell_axes(field, cells, cells, field.grain_bound_vox), integer=False)
+    rows, share, _ = matrices_torch(field.grain_sigma, known.grain_axes, False, field.spacing_mm)
     mean = apply_matrices(_normalise(smooth, norm), rows)
     spread = share[0][:, :, None, None] * share[1][:, None, :, None] * share[2][:, None, None, :]
     deviation = (mean * (1.0 - mean)).mul_(spread).clamp_min_(0.0).sqrt_()
@@ -144,79 +154,89 @@ def _texture_cuda(field: Field, texture: Texture, box: Box, changing: Tensor | N
     shape = [end - start for start, end in box]
     if changing is None:
         changing = torch.ones(b, *(-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)), dtype=torch.uint8, device=device)
-    cells = reach_of(field, to_cells(field, box), field.grain_bound_vox)
-    ci, cj, ck = (end - start for start, end in cells)
-    (_, whole_j, whole_k), starts = (end for _, end in field.whole_cells), [start for start, _ in cells]
-    density = _smooth_noise_cuda(field, cells, None)
-    weights, _, band = matrices(field.grain_sigma_vox, voxel_axes(field, box, cells), backend="cupy")
-    reach = [np.int32(TRUNCATE * bound + 0.5 + h) for bound, h in zip(field.grain_bound_vox, field.cell_vox, strict=True)]
-    cell, origin = [np.int32(h) for h in field.cell_vox], [np.int32(start) for start, _ in box]
-    tiles = [np.int32(n) for n in changing.shape[1:]]
+    out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
+    for rows in groups(b, 8 / math.prod(field.lattice.cell_vox)):
+        if rows == slice(0, b):
+            _evaluate_cuda(out, field, texture, box, changing)
+        else:
+            known = Texture(Normalised(*(x[rows] for x in texture.norm)), texture.gain[rows])
+            _evaluate_cuda(out[rows], field.part(rows), known, box, changing[rows])
+    return out
+
+
+def _evaluate_cuda(out: Tensor, field: Field, texture: Texture, box: Box, changing: Tensor) -> None:
+    """Evaluate the texture of some samples, into `out`."""
+    (b, *shape), device, known, lattice = out.shape, out.device, window(field.lattice, box), field.lattice
+    ci, cj, ck = (end - start for start, end in known.cells)
+    (_, whole_j, whole_k), starts = (end for _, end in lattice.whole_cells), [start for start, _ in known.cells]
+    of_density, (weights, _, band) = _matrices_cuda(field, known)
+    density = _smooth_noise_cuda(field, known, of_density, None)
+    reach = [int(TRUNCATE * bound + 0.5 + h) for bound, h in zip(lattice.grain_bound_vox, lattice.cell_vox, strict=True)]
+    cell, origin, tiles = lattice.cell_vox, [start for start, _ in box], changing.shape[1:]
 
     salt = torch.empty(b, ci, cj, shape[2], dtype=torch.uint16, device=device)
-    window = [np.int32(n) for n in (*starts, cj, whole_j, whole_k)]
-    sizes: list[object] = [np.int32(shape[2]), np.int32(ck), np.int64(ci * cj), *window, *cell, *reach[:2], *origin[:2], *tiles]
+    sizes: list[object] = [shape[2], ck, ci * cj, *starts, cj, whole_j, whole_k, *cell, *reach[:2], *origin[:2], *tiles]
     key = [field.uid, changing, _launch.key(field.seed)]
     arguments: list[object] = [salt, density, weights[2], band[2], *texture.norm, *key, *sizes]
     _launch.launch("texture", "salt_lines_kernel", lines_grid(shape[2], ci * cj, b), (32, 8, 1), arguments)
     del density
     grain = torch.empty(b, ci, *shape[1:], dtype=torch.uint16, device=device)
-    sizes = [np.int32(shape[1]), np.int32(cj), np.int64(shape[2]), np.int32(ci), np.int32(starts[0]), cell[0], reach[0], origin[0], *tiles]
+    sizes = [shape[1], cj, shape[2], ci, starts[0], cell[0], reach[0], origin[0], *tiles]
     arguments = [grain, salt, weights[1], band[1], changing, *sizes]
     _launch.launch("texture", "grain_columns_kernel", columns_grid(shape[1], shape[2], b * ci), (128, 1, 1), arguments)
     del salt
-    out = torch.empty(b, *shape, dtype=torch.uint16, device=device)
     inner = shape[1] * shape[2]
-    sizes = [np.int32(shape[0]), np.int32(ci), np.int64(inner), np.int32(shape[2]), *tiles]
+    sizes = [shape[0], ci, inner, shape[2], *tiles]
     arguments = [out, grain, weights[0], band[0], texture.gain, changing, *sizes]
     _launch.launch("texture", "texture_kernel", columns_grid(shape[0], inner, b), (128, 1, 1), arguments)
-    return out
 
 
 def texture_torch(field: Field, texture: Texture, box: Box) -> Tensor:
     """Twin of the kernels."""
-    cells = reach_of(field, to_cells(field, box), field.grain_bound_vox)
-    grain = _salt(field, cells, _normalise(_smooth_noise_torch(field, cells), texture.norm))
-    weights = matrices_torch(field.grain_sigma_vox, voxel_axes(field, box, cells), integer=False).weights
+    known = window(field.lattice, box)
+    grain = _salt(field, known.cells, _normalise(_smooth_noise_torch(field, known), texture.norm))
+    weights = matrices_torch(field.grain_sigma, known.grain_axes, False, field.spacing_mm).weights
     return apply_matrices(grain, weights).mul_(texture.gain[:, None, None, None]).clamp_(0.0, 1.0)
 
 
-def _smooth_noise_cuda(field: Field, cells: Box, extrema: tuple[Tensor, Tensor] | None) -> Int[Tensor, "b x y z"]:
+def _matrices_cuda(field: Field, known: Window) -> list[Matrices]:
+    """Weights of density and grain, by one launch."""
+    density, grain = Smoothing(field.density_sigma, known.density_axes, True), Smoothing(field.grain_sigma, known.grain_axes)
+    return matrices_cuda([density, grain], field.spacing_mm)
+
+
+def _smooth_noise_cuda(field: Field, known: Window, matrices: Matrices, extrema: tuple[Tensor, Tensor] | None) -> Int[Tensor, "b x y z"]:
     """Smooth uniform noise; also write its least and greatest value where asked."""
-    source, b, device = reach_of(field, cells, field.density_bound_vox), len(field.uid), field.uid.device
+    cells, source, b, device = known.cells, known.source, len(field.uid), field.uid.device
     (ri, rj, rk), (si, sj, sk) = ((end - start for start, end in box) for box in (cells, source))
-    axes = cell_axes(field, cells, source, field.density_bound_vox)
-    weights, _, band = matrices(field.density_sigma_vox, axes, integer=True, backend="cupy")
-    none = _launch.NULL
+    (weights, _, band), none = matrices, _launch.NULL
     low, high = extrema or (none, none)
     first = torch.empty(b, si, sj, rk, dtype=torch.int32, device=device)
-    whole = [np.int32(end) for _, end in field.whole_cells[1:]]
-    window = [*(np.int32(start) for start, _ in source), np.int32(sj), *whole]
-    sizes: list[object] = [np.int32(rk), np.int32(sk), np.int64(si * sj), *window]
+    whole = [end for _, end in field.lattice.whole_cells[1:]]
+    sizes: list[object] = [rk, sk, si * sj, *(start for start, _ in source), sj, *whole]
     arguments: list[object] = [first, low, high, weights[2], band[2], field.uid, _launch.key(field.seed), *sizes]
     _launch.launch("texture", "noise_lines_kernel", lines_grid(rk, si * sj, b), (32, 8, 1), arguments)
     second = torch.empty(b, si, rj, rk, dtype=torch.int32, device=device)
-    arguments = [second, none, none, first, weights[1], band[1], np.int32(rj), np.int32(sj), np.int64(rk), np.int32(si)]
+    arguments = [second, none, none, first, weights[1], band[1], rj, sj, rk, si]
     _launch.launch("texture", "density_columns_kernel", columns_grid(rj, rk, b * si), (128, 1, 1), arguments)
     del first, arguments  # before the next is allocated: on coarse grids these are the largest fields
     out = torch.empty(b, ri, rj, rk, dtype=torch.int32, device=device)
-    arguments = [out, low, high, second, weights[0], band[0], np.int32(ri), np.int32(si), np.int64(rj * rk), np.int32(1)]
+    arguments = [out, low, high, second, weights[0], band[0], ri, si, rj * rk, 1]
     _launch.launch("texture", "density_columns_kernel", columns_grid(ri, rj * rk, b), (128, 1, 1), arguments)
     return out
 
 
-def _smooth_noise_torch(field: Field, cells: Box) -> Int[Tensor, "b x y z"]:
+def _smooth_noise_torch(field: Field, known: Window) -> Int[Tensor, "b x y z"]:
     """Smooth uniform noise, drawn a value a cell and eight cells of the last axis a block; int32, in units of 2⁻¹⁵ of the noise's."""
-    source = reach_of(field, cells, field.density_bound_vox)
-    (i0, i1), (j0, j1), (k0, k1) = source
+    (i0, i1), (j0, j1), (k0, k1) = known.source
     block0, block1 = k0 // HALFWORDS, -(-k1 // HALFWORDS)
-    _, columns, line = (end for _, end in field.whole_cells)
+    _, columns, line = (end for _, end in field.lattice.whole_cells)
     index = _positions(((i0, i1), (j0, j1), (block0, block1)), columns, -(-line // HALFWORDS), field.uid)
     drawn = halfwords(field.seed, field.uid, Purpose.DENSITY, index)
     noise = drawn.to(torch.float64).sub_(2.0 ** (DENSITY_BITS - 1)).permute(1, 2, 0).reshape(len(field.uid), i1 - i0, j1 - j0, -1)
     noise = noise[..., k0 - HALFWORDS * block0 : k1 - HALFWORDS * block0]
-    axes = cell_axes(field, cells, source, field.density_bound_vox)
-    of_i, of_j, of_k = (w.to(torch.float64) for w in matrices_torch(field.density_sigma_vox, axes, integer=True).weights)
+    weights = matrices_torch(field.density_sigma, known.density_axes, True, field.spacing_mm).weights
+    of_i, of_j, of_k = (w.to(torch.float64) for w in weights)
     b, i, j, k = noise.shape
     smooth = torch.bmm(noise.reshape(b, i * j, k), of_k.transpose(1, 2)).view(b, i, j, -1)
     smooth = torch.matmul(of_j[:, None], smooth).mul_(2.0**-INTEGER_BITS).floor_()
@@ -233,8 +253,8 @@ def _normalise(smooth: Int[Tensor, "b x y z"], norm: Normalised) -> Float[Tensor
 
 def _salt(field: Field, cells: Box, density: Tensor) -> Float[Tensor, "b x y z"]:
     """Share of each cell's voxels that are salt: as many coin tosses of the density as the cell has voxels."""
-    voxels = math.prod(field.cell_vox)
-    _, columns, line = (end for _, end in field.whole_cells)
+    voxels = math.prod(field.lattice.cell_vox)
+    _, columns, line = (end for _, end in field.lattice.whole_cells)
     drawn = halfwords(field.seed, field.uid, Purpose.SALT, _positions(cells, columns, line, field.uid))[:voxels]
     level = (density.flatten(1) * 2.0**DENSITY_BITS).ceil().to(torch.int32)  # word < level with probability ⌈·⌉/2¹⁶
     return (drawn < level).sum(0, dtype=torch.int32).to(torch.float32).div_(voxels).view_as(density)

@@ -17,14 +17,13 @@ than 1.5 % of the organ is that bright, the scan shows no vessels. (Noise alone 
 1.1 and 0.8 % in the CTs without contrast, and from 1.9 and 3.5 % on in the one with it: our choice lies between.)
 
 Cost, voxels that are all organ: the twin makes three histograms and 15 additions of 16-bit integers to smooth one of two fields. The
-kernels read image and label twice, and move some 33 bytes a voxel besides.
+kernels read image and label twice, and move some 23 bytes a voxel besides.
 """
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Int16, UInt8
 from torch import Tensor
@@ -41,8 +40,10 @@ from gpu_synth.kernels._organ_field import (
     kinds,
     known_hu,
     parts,
-    smooth_cuda,
+    smooth_cuda_,
     smooth_of_organ,
+    smooth_plane_cuda,
+    weights_of,
 )
 
 NOISE_LAG_MM = 3.0  # CT noise of soft kernels is all but uncorrelated there: |ρ| ≤ 0.05 less structure, in the CTs that we measured
@@ -100,26 +101,31 @@ def _tissue_cuda(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     image, label = image.contiguous(), label.contiguous()
     b, *shape = image.shape
     voxels, device = math.prod(shape), image.device
-    sizes = kinds(image, label, organ_label)
-    counts, of_noise, of_left = torch.zeros(3, b, BINS, dtype=torch.int32, device=device)
-    tallies, block = (-(-voxels // _PER_BLOCK), b, 1), (THREADS, 1, 1)
-    _launch.launch("tissue", "count_kernel", tallies, block, (counts, image, label, *sizes))
-    organ_hu = _organ_hu(counts)
+    numbers = torch.zeros(3 * b * BINS + 3 * b, dtype=torch.int32, device=device)
+    counts, of_noise, of_left, seen, organ_voxels, threshold = numbers.split_with_sizes([b * BINS] * 3 + [b] * 3)
+    organ_hu, noise_hu = torch.empty(2, b, dtype=torch.float32, device=device)
+    tallies, samples, block = (-(-voxels // _PER_BLOCK), b, 1), (b, 1, 1), (THREADS, 1, 1)
+    _launch.launch("tissue", "count_kernel", tallies, block, (counts, image, label, *kinds(image, label, organ_label)))
+    _launch.launch("tissue", "organ_kernel", samples, block, (organ_hu, organ_voxels, counts))
     field = field_cuda(image, label, organ_hu, organ_label)
     lags = _lags(NOISE_LAG_MM, spacing_mm, shape)
-    extents = [np.int32(n) for n in shape]
-    _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *map(np.int32, lags), *extents))
-    vessel, foreign_hu = torch.zeros(image.shape, dtype=torch.uint8, device=device), torch.zeros(b, 2, device=device)
+    _launch.launch("tissue", "residual_kernel", tallies, block, (of_noise, field, *lags, *shape))
     if vessels:
-        smooth = smooth_cuda(field, spacing_mm)
+        smooth_cuda_(field, spacing_mm)
         lags = _lags(LEFT_LAG_MM, spacing_mm, shape)
-        _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, smooth, *map(np.int32, lags), *extents))
-        seen = torch.zeros(b, dtype=torch.int32, device=device)
-        threshold = _threshold(of_left).to(torch.int32)
-        _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, smooth, threshold, np.int64(voxels)))
-        vessel.mul_(shown := _shown(seen, counts))
-        foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0] / QUARTERS
-    return Tissue(organ_hu.to(torch.float32), _noise_hu(of_noise).to(torch.float32), vessel, foreign_hu)
+        _launch.launch("tissue", "residual_kernel", tallies, block, (of_left, field, *lags, *shape))
+    law = (_SD_PER_MEDIAN, VESSEL_NOISES * QUARTERS, VESSEL_LEAST_HU * QUARTERS)
+    measured = (noise_hu, threshold, of_noise, of_left if vessels else _launch.NULL, *law)
+    _launch.launch("tissue", "noise_kernel", samples, block, measured)
+    if not vessels:
+        nowhere = torch.zeros(image.shape, dtype=torch.uint8, device=device)
+        return Tissue(organ_hu, noise_hu, nowhere, torch.zeros(b, 2, dtype=torch.float32, device=device))
+    vessel = torch.empty(image.shape, dtype=torch.uint8, device=device)
+    foreign_hu = torch.empty(b, 2, dtype=torch.float32, device=device)
+    _launch.launch("tissue", "vessel_kernel", tallies, block, (vessel, seen, field, threshold, voxels))
+    shown = (vessel, foreign_hu, organ_voxels, seen, threshold, VESSEL_LEAST_PERMILLE, voxels)
+    _launch.launch("tissue", "shown_kernel", tallies, block, shown)
+    return Tissue(organ_hu, noise_hu, vessel, foreign_hu)
 
 
 def tissue_torch(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Sequence[float], vessels: bool) -> Tissue:
@@ -129,15 +135,16 @@ def tissue_torch(image: Tensor, label: Tensor, organ_label: int, spacing_mm: Seq
     organ_hu = _organ_hu(counts)
     field = field_of(value, known, organ_hu)
     noise_hu = _noise_hu(_residuals(field, known, _lags(NOISE_LAG_MM, spacing_mm, field.shape[1:])))
-    vessel, foreign_hu = torch.zeros(field.shape, dtype=torch.uint8, device=field.device), torch.zeros(len(field), 2, device=field.device)
+    vessel = torch.zeros(field.shape, dtype=torch.uint8, device=field.device)
+    foreign_hu = torch.zeros(len(field), 2, dtype=torch.float32, device=field.device)
     if vessels:
         smooth = smooth_of_organ(field, known, spacing_mm)
         threshold = _threshold(_residuals(smooth, known, _lags(LEFT_LAG_MM, spacing_mm, field.shape[1:])))
         vessel = smooth.gt(threshold).logical_and_(known).to(torch.uint8)
         seen = torch.stack([of_sample.count_nonzero() for of_sample in vessel])
         vessel.mul_(shown := _shown(seen, counts))
-        foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0] / QUARTERS
-    return Tissue(organ_hu.to(torch.float32), noise_hu.to(torch.float32), vessel, foreign_hu)
+        foreign_hu = torch.stack((threshold * shown, threshold), 1)[:, :, 0, 0, 0].to(torch.float32) / QUARTERS
+    return Tissue(organ_hu, noise_hu, vessel, foreign_hu)
 
 
 def excess(
@@ -171,10 +178,10 @@ def _excess_cuda(
 ) -> Tensor:
     image, label = image.contiguous(), label.contiguous()
     field = field_cuda(image, label, organ_hu, organ_label)
-    smooth, voxels = smooth_cuda(field, spacing_mm), image[0].numel()
-    threshold = (foreign_hu * QUARTERS).to(torch.int32)
+    pairs, voxels = smooth_plane_cuda(field, spacing_mm), image[0].numel()
+    sizes = (*weights_of(spacing_mm[0]), image[0, 0].numel(), voxels)
     grid = (-(-voxels // THREADS), len(image), 1)
-    _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, smooth, threshold, np.int64(voxels)))
+    _launch.launch("tissue", "excess_kernel", grid, (THREADS, 1, 1), (field, pairs, foreign_hu.contiguous(), *sizes))
     return field
 
 
@@ -225,13 +232,13 @@ def _lags(lag_mm: float, spacing_mm: Sequence[float], shape: Sequence[int]) -> t
 
 
 def _median(counts: Int[Tensor, "b bins"]) -> Float[Tensor, " b"]:
-    """Median in bins, evenly spread within its own; where nothing was counted, it means nothing. Float64: one division, one rounding."""
+    """Median in bins, evenly spread within its own; where nothing was counted, it means nothing. In float32, in the kernel's order."""
     ends = counts.cumsum(1)
     total = ends[:, -1:]
     at = (2 * ends < total).sum(1, keepdim=True)
     own = counts.gather(1, at).to(torch.int64)
     before = ends.gather(1, at) - own
-    return (at + (0.5 * total - before) / own.clamp_min(1) - 0.5)[:, 0]
+    return (at + (0.5 * total.to(torch.float32) - before) / own.clamp_min(1) - 0.5)[:, 0]
 
 
 def _organ_hu(counts: Tensor) -> Float[Tensor, " b"]:

@@ -44,6 +44,25 @@ struct Drawing {
     }
 };
 
+// What comes of a sample once its lesions have their places, one sample a block: those at the organ's surface push harder, and farther, up to
+// `bulge_reach`; a sample without any is skipped, if it was to be altered, and its organ stays as it is. `cirrhosis` is (2, samples).
+extern "C" __global__ void __launch_bounds__(THREADS)
+settle_kernel(float* lesions, bool* skipped, float* cirrhosis, const bool* altered, const bool* placed, const bool* at_surface, const float* drawn_cirrhosis,
+              int slots, float bulge_reach) {
+    const int sample = blockIdx.x, samples = gridDim.x;
+    bool any = false;
+    for (int slot = threadIdx.x; slot < slots; slot += THREADS) {
+        const long long lesion = (long long)sample * slots + slot;
+        float* row = lesions + lesion * TRAITS;
+        any |= placed[lesion];
+        if (at_surface[lesion] && row[BULGE] > 0.0f) row[PUSH] = fmaxf(row[PUSH], row[BULGE]), row[PUSH_MM] = bulge_reach * row[PUSH_MM];
+    }
+    const float share = __syncthreads_or(any) ? 1.0f : 0.0f;
+    if (threadIdx.x > 0) return;
+    skipped[sample] = altered[sample] && share == 0.0f;
+    for (int n = 0; n < 2; ++n) cirrhosis[n * samples + sample] = drawn_cirrhosis[2 * sample + n] * share;
+}
+
 // One slot of one sample a block: blocks (slots, samples). A thread measures the outline in one of 256 directions, then one thread draws.
 // Bytes: 31 floats written a lesion; operations: 24 waves a thread, 6 blocks of Philox, and two for each lesion where satellites are looked at.
 extern "C" __global__ void __launch_bounds__(THREADS)

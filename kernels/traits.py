@@ -10,7 +10,6 @@ Cost: 6 blocks of random words a lesion, and 256 directions in which its outline
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -36,6 +35,7 @@ LEAST_HELD, FLOOR_MARGIN = 0.5, 1.15  # textures do not average out
 ENHANCED_HU = 80.0  # from which on laws with an offset, made for enhanced organs, hold as they are
 CAPSULE_FROM_MM = 10.0  # radius from which a capsule is as bright as drawn: small nodules have hardly any, and were a ring around a hole
 CAPSULE_PART = 3.76  # of a thin capsule, times its half width over the radius: 3 √(π / 2)
+BULGE_REACH = 1.6  # our choice: as far as tissue moves in the published mass effect, the surface over a lesion moves by 0.03 radii at most
 REACH_MARGIN = 1.1  # on the farthest of the directions in which an outline is measured
 
 
@@ -75,7 +75,7 @@ def _traits_cuda(
     lesion = torch.empty(b, both, Trait.COLUMNS, dtype=torch.float32, device=device)
     cirrhosis = torch.empty(b, 2, dtype=torch.float32, device=device)
     drawn, tables = Traits(altered, active, lesion, cirrhosis), (scan_row, kind_rows, directions(str(device)))
-    arguments = (*drawn, *tables, uid, organ_hu, noise_hu, _launch.key(seed), np.int32(len(kind_rows)), np.int32(slots))
+    arguments = (*drawn, *tables, uid, organ_hu, noise_hu, _launch.key(seed), len(kind_rows), slots)
     _launch.launch("traits", "traits_kernel", (both, b, 1), (DIRECTIONS, 1, 1), arguments)
     return drawn
 
@@ -123,6 +123,44 @@ def traits_torch(
     lesion[..., Trait.AXES : Trait.AXES + 3], lesion[..., Trait.REACH] = _axes(word, scan_row, lesion, wave)
     _colour(lesion, word, scan_row, kind_rows[kind], organ_hu[:, None], noise_hu[:, None])
     return Traits(altered, satellite | torch.nn.functional.pad(active, (0, satellites)), lesion, _cirrhosis(scan, scan_row))
+
+
+class Settled(NamedTuple):
+    """What comes of samples once their lesions have places."""
+
+    skipped: Bool[Tensor, " b"]  # to be altered, and without a lesion
+    cirrhosis: Float[Tensor, "b 2"]  # zeros in these too
+
+
+def settle_(drawn: Traits, placed: Bool[Tensor, "b slots"], at_surface: Bool[Tensor, "b slots"], backend: str = "torch") -> Settled:
+    """Let lesions at the organ's surface push harder, and farther, in place; and say which samples stay as they are.
+
+    Args:
+        drawn: What was drawn.
+        placed: Lesions that have a place.
+        at_surface: Lesions that reach beyond the organ.
+        backend: "torch" or "cupy".
+    """
+    return (_settle_cuda_ if backend == "cupy" else settle_torch_)(drawn, placed, at_surface)
+
+
+def _settle_cuda_(drawn: Traits, placed: Tensor, at_surface: Tensor) -> Settled:
+    (b, slots), device = placed.shape, placed.device
+    skipped = torch.empty(b, dtype=torch.bool, device=device)
+    cirrhosis = torch.empty(2, b, dtype=torch.float32, device=device)  # each a row of its own, as a render takes it
+    arguments = (drawn.lesion, skipped, cirrhosis, drawn.altered, placed, at_surface, drawn.cirrhosis, slots, BULGE_REACH)
+    _launch.launch("traits", "settle_kernel", (b, 1, 1), (DIRECTIONS, 1, 1), arguments)
+    return Settled(skipped, cirrhosis.T)
+
+
+def settle_torch_(drawn: Traits, placed: Tensor, at_surface: Tensor) -> Settled:
+    """Twin of the kernel."""
+    lesion, any_placed = drawn.lesion, placed.any(1)
+    bulges = at_surface & (lesion[..., Trait.BULGE] > 0)
+    push, push_mm = lesion[..., Trait.PUSH], lesion[..., Trait.PUSH_MM]
+    lesion[..., Trait.PUSH] = torch.where(bulges, torch.maximum(push, lesion[..., Trait.BULGE]), push)
+    lesion[..., Trait.PUSH_MM] = torch.where(bulges, BULGE_REACH * push_mm, push_mm)
+    return Settled(drawn.altered & ~any_placed, drawn.cirrhosis * any_placed[:, None])
 
 
 _OF_SCAN = (

@@ -80,11 +80,10 @@ smooth_kernel(float* smooth, const float* table, const void* image, int kind, in
     smooth_tile(smooth, image, kind, grid, sample, start_i, start_j, start_k);
 }
 
-// Blocks as above; a thread walks the tile's eight voxels along i. `out` and `out_label` hold image and label before; only what moves is written.
+// Blocks as above; a thread walks the tile's eight voxels along i. `image` and `new_label` hold what was before; only what moves is written.
 // Bytes, near a lesion: 8 · 4 of the smooth part from cache, image and label read and written; operations: 20 a listed lesion, and 80.
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
-warp_kernel(void* out, void* out_label, const float* smooth, const float* table, const void* image, const void* label, int kind, int label_kind,
-            long long organ, int slots, int n_i, int n_j, int n_k, int origin_i, int origin_j, int origin_k, float mm_i, float mm_j, float mm_k) {
+warp_kernel(void* image, void* new_label, const float* smooth, const float* table, const void* label, int kind, int label_kind, long long organ, int slots, int n_i, int n_j, int n_k, int origin_i, int origin_j, int origin_k, float mm_i, float mm_j, float mm_k) {
     const Grid grid = {{n_i, n_j, n_k}, origin_i, origin_j, origin_k, mm_i, mm_j, mm_k};
     __shared__ float rows[LISTED][COLUMNS];
     __shared__ bool listed[LISTED];
@@ -124,12 +123,9 @@ warp_kernel(void* out, void* out_label, const float* smooth, const float* table,
         const Along on_i = along(i, moved_i[deep], grid.n_i), on_j = along(j, moved_j[deep], grid.n_j), on_k = along(k, moved_k[deep], grid.n_k);
         const long long at = grid.at(sample, i, j, k);
         const float change = interpolated(grid, sample, on_i, on_j, on_k, [=](long long from) { return smooth[from]; }) - smooth[at];
-        if (isfinite(change) && change != 0.0f) {
-            if (kind == FLOAT64) ((double*)out)[at] = ((const double*)image)[at] + (double)change;
-            else write_voxel(out, at, kind, read_voxel(image, at, kind) + change);
-        }
+        if (isfinite(change) && change != 0.0f) add_to(image, at, kind, change);
         const long long here = read_label(label, at, label_kind);
         const long long there = read_label(label, grid.at(sample, on_i.nearest, on_j.nearest, on_k.nearest), label_kind);
-        if (here != there && (here == 0 || here == organ) && (there == 0 || there == organ)) write_label(out_label, at, label_kind, there);
+        if (here != there && (here == 0 || here == organ) && (there == 0 || there == organ)) write_label(new_label, at, label_kind, there);
     }
 }

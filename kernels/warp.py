@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gpu_synth.kernels import _host, _launch
 from gpu_synth.kernels._masks import chosen
-from gpu_synth.kernels._resample import Along, along, gather, smooth_part, trilinear
+from gpu_synth.kernels._resample import Along, along, gather, smooth_part, to_write, trilinear
 from gpu_synth.kernels.shape import TILE_VOX
 
 REACH = 1.3  # radii within which tissue moves
@@ -51,6 +51,7 @@ def warp(
     spacing_mm: Sequence[float],
     origin_vox: Sequence[int] = (0, 0, 0),
     backend: str = "torch",
+    donated: bool = False,
 ) -> Warped:
     """Push tissue away from lesions, in image and organ label.
 
@@ -69,15 +70,18 @@ def warp(
         spacing_mm: Of the voxels, along i, j, k.
         origin_vox: First voxel of the array in the whole.
         backend: "torch" or "cupy".
+        donated: Whether image and label are the caller's to give away: kernels then write into them.
 
     Returns:
-        New tensors, of the types given.
+        New tensors, or those that were donated, of the types given.
 
     Source: Hu et al. 2023 and facts on mass effect: output at x samples c + k (x − c), k = 1 − (I/100)(1 − d/R)², R = 1.3 r. The sum over
         lesions, its limit, and noise that stays are ours.
     """
-    run = _warp_cuda if backend == "cupy" else warp_torch
-    return run(image, label, centre_vox, radius_mm, strength, active, organ_label, spacing_mm, origin_vox)
+    lesions = (centre_vox, radius_mm, strength, active)
+    if backend == "cupy":
+        return _warp_cuda(image, label, *lesions, organ_label, spacing_mm, origin_vox, donated)
+    return warp_torch(image, label, *lesions, organ_label, spacing_mm, origin_vox)
 
 
 def _warp_cuda(
@@ -90,22 +94,22 @@ def _warp_cuda(
     organ_label: int,
     spacing_mm: Sequence[float],
     origin_vox: Sequence[int],
+    donated: bool,
 ) -> Warped:
-    image, label = image.contiguous(), label.contiguous()
-    out = Warped(image.clone(), label.clone())
-    (b, *shape), slots = image.shape, active.shape[1]
+    image, label, old_label = to_write(image, label, donated)
+    out, (b, *shape), slots = Warped(image, label), image.shape, active.shape[1]
     if slots == 0:
         return out
     lesions = [tensor.contiguous() for tensor in (centre_vox.float(), radius_mm.float(), strength.float(), active)]
     table = torch.empty(b, slots, 6, dtype=torch.float32, device=image.device)
-    of_table: list[object] = [table, *lesions, np.int32(slots), *map(np.float64, spacing_mm)]
+    of_table: list[object] = [table, *lesions, slots, *spacing_mm]
     _launch.launch("warp", "table_kernel", (b, 1, 1), (256, 1, 1), of_table)
     smooth = torch.empty(image.shape, dtype=torch.float32, device=image.device)  # written near lesions only, and read nowhere else
     tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]
     grid, kinds = (tiles[2], tiles[0] * tiles[1], b), [_launch.image_kind(image.dtype), _launch.label_kind(label.dtype)]
-    sizes: list[object] = [np.int32(slots), *map(np.int32, shape), *map(np.int32, origin_vox), *map(np.float32, spacing_mm)]
+    sizes: list[object] = [slots, *shape, *origin_vox, *spacing_mm]
     _launch.launch("warp", "smooth_kernel", grid, (256, 1, 1), [smooth, table, image, kinds[0], *sizes])
-    arguments: list[object] = [*out, smooth, table, image, label, *kinds, np.int64(organ_label), *sizes]
+    arguments: list[object] = [*out, smooth, table, old_label, *kinds, organ_label, *sizes]
     _launch.launch("warp", "warp_kernel", grid, (256, 1, 1), arguments)
     return out
 

@@ -16,7 +16,7 @@ MACHINE = {
     "cores": 16,
     "threads": 16,
 }
-LOOPS = ("step-share", "feed-resident", "feed-disk", "end-to-end")
+LOOPS = ("host", "step-share", "feed-resident", "feed-disk", "end-to-end")
 MS = {None: 140.0, "torch": 40.0, "cupy": 1.25}  # a call, by backend; more where it has more voxels
 
 
@@ -42,8 +42,10 @@ def _row(number: int, operation: Operation, setting: Setting) -> Row:
     loop = operation.name in LOOPS
     times_plain = 1.25 if operation.name == "effects" and setting.effect != "published method" else None
     floor_ms = 0.0024375 * voxels if setting.backend and not loop else None
+    counts = {"launches": 27, "device_operations": 41, "operations": 152} if operation.name == "host" else {}
     return Row(
         **vars(setting),
+        **counts,
         name=operation.name,
         what=operation.what,
         ms=ms,
@@ -58,5 +60,5 @@ def _row(number: int, operation: Operation, setting: Setting) -> Row:
         images_per_second=1000 * setting.samples / (1.01 * ms) if setting.size_class else None,
         times_plain=times_plain,
         share=0.0123 if operation.name == "step-share" else None,
-        gpu_utilisation=0.87 if loop else None,
+        gpu_utilisation=0.87 if loop and setting.source else None,
     )

@@ -30,17 +30,45 @@ class Peak(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("spacing_mm", [ONE_MM, (2.0, 2.0, 2.0), (0.7, 0.7, 5.0)], ids=str)
-@pytest.mark.parametrize("preset", ["liver-hu2022", "liver"])
-def test_a_call_holds_at_most_three_times_its_images(preset, spacing_mm, monkeypatch):
+SPACINGS = [ONE_MM, (2.0, 2.0, 2.0), (0.7, 0.7, 5.0)]
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Images, labels and uids of a batch; kernels allocate, and run nothing."""
     monkeypatch.setattr(_launch, "RUNNER", lambda *_: None)
     image, label = (torch.empty(8, 1, 96, 96, 96, dtype=dtype, device="meta") for dtype in (torch.float32, torch.uint8))
-    synth, uid = TumorSynthesizer(preset, prob=1.0, backend="cupy"), torch.arange(8).to("meta")
+    return image, label, torch.arange(8).to("meta")
+
+
+@pytest.mark.parametrize("spacing_mm", SPACINGS, ids=str)
+@pytest.mark.parametrize(("preset", "overrides"), [("liver-hu2022", {}), ("liver", {}), ("liver", {"growth": True})], ids=str)
+def test_a_call_holds_at_most_three_times_its_images(preset, overrides, spacing_mm, scans):
+    image, label, uid = scans
+    synth = TumorSynthesizer(preset, prob=1.0, backend="cupy", **overrides)
     synth(image, label, spacing_mm, uid)  # tables are on the device from here on
     with Peak(image, label) as peak:
         out = synth(image, label, spacing_mm, uid)
     made = sum(x.nbytes for x in out)
     assert made < peak.bytes <= made + MOST_IMAGES * image.nbytes
+
+
+@pytest.mark.parametrize("spacing_mm", SPACINGS, ids=str)
+@pytest.mark.parametrize("preset", ["liver-hu2022", "liver"])
+def test_a_graph_holds_at_most_three_times_its_images_its_own_copies_included(preset, spacing_mm, scans):
+    image, label, uid = scans
+    synth, peaks = TumorSynthesizer(preset, prob=1.0, backend="cupy", graph=True), []
+
+    def capture(make, inputs, *_):
+        make(*inputs)  # tables
+        with Peak() as peak:
+            made = make(*(x.clone() for x in inputs))
+        peaks.append(peak.bytes)
+        return made
+
+    synth.replays = capture
+    synth(image, label, spacing_mm, uid)
+    assert image.nbytes < peaks[0] <= MOST_IMAGES * image.nbytes
 
 
 def test_what_is_held_at_once_is_counted():

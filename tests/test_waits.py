@@ -60,13 +60,13 @@ def backend(request, monkeypatch):
 
 @pytest.mark.parametrize(("preset", "overrides"), CASES, ids=NAMES)
 def test_a_call_waits_for_nothing_once_tables_are_on_the_device(backend, preset, overrides):
-    """Kernels copy nothing but the uids, which a CUDA graph is given from outside: a copy that it had captured would read freed memory."""
+    """Nothing is copied, uids are counted on the device: a copy that a CUDA graph had captured would read freed memory."""
     image, label = (x.to("meta") for x in scans(3, (24, 26, 30)))
     synth = TumorSynthesizer(preset, prob=1.0, backend=backend, **overrides)
     synth(image, label, SPACINGS)
     with NoWait() as watched:
         synth(image, label, SPACINGS)
-    assert watched.copies == 1 or backend == "torch"
+    assert watched.copies == 0 or backend == "torch"
 
 
 @pytest.mark.parametrize(("preset", "overrides"), [*CASES, ("liver", {"cirrhosis_prob": 1.0})], ids=[*NAMES, "cirrhosis"])

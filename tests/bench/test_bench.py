@@ -68,6 +68,9 @@ ROW = {
     "images_per_second": float,
     "times_published": float,
     "times_plain": float,
+    "launches": int,
+    "device_operations": int,
+    "operations": int,
     "share": float,
     "gpu_utilisation": float,
 }
@@ -156,11 +159,12 @@ def test_only_a_training_is_asked_how_busy_the_gpu_is(monkeypatch):
 
     runs: list[int] = []
     monkeypatch.setattr(measured, "utilisation", sampled)
-    for loop in (False, True):
+    for loop, source in ((False, None), (True, None), (True, "ours")):
         case = Case(lambda: runs.append(1), loop=loop, warm_up=3)
-        row = measured.time_row(Operation("x", "", (), lambda *_: [], lambda *_, case=case: case), Setting(), CPU, 0.0, 2, 1.0)
-        assert row.gpu_utilisation == (0.5 if loop else None)
-    assert asked == [3 + 2 + 3]
+        operation = Operation("x", "", (), lambda *_: [], lambda *_, case=case: case)
+        row = measured.time_row(operation, Setting(source=source), CPU, 0.0, 2, 1.0)
+        assert row.gpu_utilisation == (0.5 if source else None)
+    assert asked == [2 * (3 + 2) + 3]
 
 
 @pytest.mark.parametrize("source", ["none", "ours"])

@@ -49,7 +49,9 @@ def test_every_source_belongs_to_a_family():
 
 
 def test_every_kernel_is_launched_by_its_name():
-    launched = {tuple(found) for path in KERNELS.glob("*.py") for found in re.findall(r'launch\(\s*"(\w+)", "(\w+)"', path.read_text())}
+    launched = {
+        tuple(found) for path in KERNELS.glob("*.py") for found in re.findall(r'launch(?:_each)?\(\s*"(\w+)", "(\w+)"', path.read_text())
+    }
     assert launched == {(family, kernel) for family, source in _launch.sources().items() for kernel in kernels_of(source)}
 
 
@@ -78,6 +80,8 @@ MUTANTS = {
     "tissue barrier": ("tissue.cu", "    }\n    __syncthreads();\n    counts +=", "    }\n    counts +="),
     "tissue neighbour": ("tissue.cu", "d = field[voxel + step_j]", "d = field[voxel + step_i]"),
     "tissue weights": ("tissue.cu", "int sum = 1 << (WEIGHT_BITS - 1), share = sum", "int sum = 0, share = sum"),
+    "tissue plane": ("tissue.cu", "lines[own_j + reach_j + step][own_k]", "lines[own_j + reach_j + step + 1][own_k]"),
+    "tissue plane's barrier": ("tissue.cu", "    __syncthreads();\n    const int own_j", "    const int own_j"),
     "traits barrier": ("traits.cu", "- SCAN_WORDS));\n    __syncthreads();", "- SCAN_WORDS));"),
     "traits word": ("traits.cu", "W_RIM, W_TEXTURE,", "W_TEXTURE, W_RIM,"),
     "sites rank": ("sites.cu", "if (end[middle] > rank) high", "if (end[middle] >= rank) high"),
@@ -87,6 +91,10 @@ MUTANTS = {
     "lesion capsule": ("lesion.cu", "expf(-0.5f * across * across)", "expf(-across * across)"),
     "lesion barrier": ("lesion.cu", "+ item];\n        __syncthreads();", "+ item];"),
     "tissue excess": ("tissue.cu", "min(max(4 * size - 3 * all, 0), 2 * all)", "min(size, 2 * all)"),
+    "tissue median": ("tissue.cu", "(0.5f * (float)all - (float)before)", "(0.5f * (float)all)"),
+    "tissue shown": ("tissue.cu", "if (shown) return;", "if (!shown) return;"),
+    "sites widened": ("sites.cu", "wide[start + voxel] = any", "wide[start + voxel] = 0"),
+    "traits settled": ("traits.cu", "row[PUSH_MM] = bulge_reach * row[PUSH_MM]", "row[PUSH_MM] = row[PUSH_MM]"),
     "lesion vessel": ("lesion.cu", "0.25f * foreign[at]", "0.5f * foreign[at]"),
     "lesion reach": ("lesion.cu", "* row[REACH] + beyond_mm(row)", "* 0.7f + beyond_mm(row)"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
@@ -120,7 +128,7 @@ def synthesised(folder, order, monkeypatch):
         bright = image[:, 0] + 60 * (torch.arange(40) % 20 < 3)  # vessels of a sort
         known = tissue(bright, label[:, 0], 1, ONE_MM, backend="cupy")
         strength = torch.full(plan.active.shape, 40.0)
-        lesions = plan.centre_vox, plan.shapes_vox()[0].amax(-1), strength, plan.active
+        lesions = plan.centre_vox, plan.radii_mm.amax(-1), strength, plan.active
         moved = warp.warp(image[:, 0], label[:, 0], *lesions, 1, ONE_MM, backend="cupy")
         kinds = [replace(kind, prob=0.4 if kind.name == "encapsulated" else 0.1) for kind in LIVER.kinds]
         full = TumorSynthesizer(

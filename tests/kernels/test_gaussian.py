@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from twins import assert_equal, assert_near
 
-from gpu_synth.kernels.gaussian import Axis, apply_matrices, gaussian, matrices, plain_axes
+from gpu_synth.kernels.gaussian import Axis, Smoothing, apply_matrices, gaussian, matrices, matrices_cuda, plain_axes
 
 # float32 products of up to 64 weights that add up to one, on values in [0, 1]: 3 axes × √64 × 6e-8 is 1.4e-6
 TOLERANCE = 3e-6
@@ -131,6 +131,23 @@ def test_kernel_weighs_to_the_last_bit(device, shape, sigmas, integer):
         columns, weighs = torch.arange(twin.weights[n].shape[2]), twin.weights[n] > 0
         band = kernel.band[n].cpu().view(*weighs.shape[:2], 2)
         assert (((columns >= band[..., :1]) & (columns < band[..., 1:])) | ~weighs).all(), "a weight lies outside its row's band"
+
+
+def test_two_smoothings_of_millimetres_by_one_launch(device):
+    """One width a sample, or one an axis, at a spacing; shares beside integers: each as it is alone, and as in voxels."""
+    spacing_mm, sigma = (0.7, 1.1, 5.0), torch.tensor([1.3, 2.9])
+    density, grain = plain_axes((11, 9, 7), (4.2, 2.7, 0.6)), plain_axes((6, 13, 4), (8.0, 9.0, 2.0))
+    per_axis = torch.tensor([[3.0, 4.0, 5.0], [0.5, 9.0, 8.0]])
+    both = matrices_cuda([Smoothing(sigma.to(device), density, True), Smoothing(per_axis.to(device), grain)], spacing_mm)
+    for kernel, of, axes, integer in ((both[0], sigma, density, True), (both[1], per_axis, grain, False)):
+        twin = matrices(of, axes, integer, spacing_mm=spacing_mm)
+        in_voxels = matrices(of.view(2, -1) / torch.tensor(spacing_mm), axes, integer)
+        for n in range(3):
+            assert_equal(twin.weights[n], in_voxels.weights[n])
+            assert_equal(kernel.weights[n].view(twin.weights[n].shape), twin.weights[n].to(kernel.weights[n].dtype))
+            assert_near(kernel.squares[n].view(twin.squares[n].shape), twin.squares[n], 1e-6)
+            weighs, band = twin.weights[n] > 0, kernel.band[n].cpu().view(*twin.weights[n].shape[:2], 2)
+            assert torch.equal(weighs.to(torch.uint8).argmax(-1), band[..., 0].long()), "the first column that weighs"
 
 
 def test_a_width_beyond_the_kernels_table_is_refused(device):

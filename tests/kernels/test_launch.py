@@ -126,10 +126,51 @@ def test_memory_that_a_kernel_would_misread_is_refused(monkeypatch):
         _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), on_meta)
 
 
+def test_numbers_become_what_the_source_declares(monkeypatch):
+    """A float that is no integer's place, and a number too large, are refused: CUDA would take their bits for something else."""
+    given = []
+    monkeypatch.setattr(_launch, "RUNNER", lambda *launched: given.append(launched[-1]))
+    out, uid, index = torch.zeros(8, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    rest = (_launch.key(-1), 5, 1, 1)
+    _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, *rest))
+    assert [type(value) for value in given[0]] == [int, int, int, np.uint64, np.int32, np.int64, np.int64]
+    assert given[0][0] == out.data_ptr()
+    assert given[0][3:] == [2**64 - 1, 5, 1, 1]
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, rest[0], 5.0, 1, 1))
+    with pytest.raises(TypeError, match="a number must be given by value, got a tensor of shape"):
+        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, rest[0], uid, 1, 1))
+    with pytest.raises(OverflowError):
+        _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, rest[0], 2**31, 1, 1))
+
+
+@pytest.mark.parametrize(("current", "entered"), [(1, []), (0, [1])], ids=["there", "elsewhere"])
+def test_cupy_is_handed_the_stream_of_the_tensors_device(current, entered, monkeypatch):
+    """On device 1, whichever is the current one: it is made current where it is not, and torch's stream there goes with the launch."""
+    called, devices = [], []
+
+    class OnDevice(torch.Tensor):
+        device = torch.device("cuda", 1)
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext(devices.append(index)))
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)
+    monkeypatch.setattr(_launch, "_stream", lambda pointer, device: ("stream", pointer, device))
+    monkeypatch.setattr(_launch, "_function", lambda *which: lambda *launched, **options: called.append((which, launched, options)))
+    out, uid, index = (torch.zeros(8, dtype=dtype).as_subclass(OnDevice) for dtype in (torch.int32, torch.int64, torch.int64))
+    _launch.launch("rng", "halfwords_kernel", (2, 1, 1), (256, 1, 1), (out, uid, index, _launch.key(0), 5, 1, 1))
+    ((which, launched, options),) = called
+    assert which == ("rng", "halfwords_kernel", 1)
+    assert launched[:2] == ((2, 1, 1), (256, 1, 1))
+    assert launched[2][:3] == [x.data_ptr() for x in (out, uid, index)]
+    assert options == {"stream": ("stream", 1001, 1)}
+    assert devices == entered
+
+
 def test_every_parameter_of_every_kernel_is_understood():
     for family, source in _launch.sources().items():
         for kernel in kernels_of(source):
-            names = [name for name, _ in _launch._parameters(family, kernel)]
+            names = [name for name, *_ in _launch._parameters(family, kernel)]
             assert len(set(names)) == len(names) >= 3
 
 

@@ -132,13 +132,19 @@ def test_of_lesions_over_each_other_the_lowest_slot_wins():
     assert line == [0] * 3 + [2] * 3 + [1] * 5 + [2] * 3 + [0] * 3  # the third is hidden
 
 
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 1.6, 5.0)], ids=str)
 @pytest.mark.parametrize("origin_vox", [(0, 0, 0), (5, -3, 2)], ids=str)
-def test_kernel_numbers_the_twins_voxels(device, origin_vox):
+def test_kernel_numbers_the_twins_voxels(device, origin_vox, spacing_mm):
+    """Of the same lesions in voxels, whatever these are in millimetres."""
     centre, radii, elastic, active, organ = batch()
-    tensors = tuple(torch.from_numpy(x) for x in (centre, radii, elastic))
+    in_voxels = tuple(torch.from_numpy(x) for x in (centre, radii, elastic))
+    mm, pairs = torch.tensor(spacing_mm), torch.tensor([[spacing_mm[a] for a in pair] for pair in AXIS_PAIRS])
+    tensors = (in_voxels[0], in_voxels[1] * mm, in_voxels[2] * pairs[:, :, None, None])
     used, label = torch.from_numpy(active), torch.from_numpy(np.where(organ, 5, 0).astype(np.int16))
-    twin = instance_map(*tensors, BOXES, used, label, 5, origin_vox).number
-    kernel, touched = instance_map(*on(device, tensors), BOXES, *on(device, (used, label)), 5, origin_vox, "cupy")
+    twin = instance_map(*in_voxels, BOXES, used, label, 5, origin_vox).number
+    same = instance_map(*tensors, BOXES, used, label, 5, origin_vox, spacing_mm=spacing_mm).number
+    assert (same != twin).sum() <= 2  # a millimetre and back is a rounding away
+    kernel, touched = instance_map(*on(device, tensors), BOXES, *on(device, (used, label)), 5, origin_vox, "cupy", spacing_mm)
     assert kernel.dtype == torch.int16
     assert (kernel.cpu() != twin).sum() <= max(2, 1e-4 * (twin > 0).sum())
     padded = torch.nn.functional.pad(

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from scans import organ, uids
+from scipy.ndimage import binary_dilation
 from scipy.stats import chisquare
 from twins import assert_equal, on
 
 from gpu_synth.kernels._columns import Trait
-from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites
+from gpu_synth.kernels.sites import Maps, Rule, Wanted, sites, widened
 
 RARE = 1e-6
 SPACING_MM = (1.0, 1.5, 2.0)
@@ -193,3 +194,15 @@ def test_kernels_place_satellites_and_given_lesions_as_the_twin_does(device, ves
     assert_equal(kernel.possible, twin.possible)
     assert_equal(kernel.at_surface[twin.placed.to(device)], twin.at_surface[twin.placed])
     torch.testing.assert_close(kernel.centre_vox.cpu()[twin.placed], twin.centre_vox[twin.placed], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (2.1, 2.0, 1.0), (3.0, 3.0, 3.0)], ids=str)
+@pytest.mark.parametrize("shape", [(11, 9, 37), (1, 2, 130)], ids=str)
+def test_vessels_are_widened_along_axes_of_thin_slices(device, shape, spacing_mm):
+    vessel = (torch.rand(2, *shape, generator=torch.Generator().manual_seed(7)) < 0.02).to(torch.uint8)
+    vessel[1] = 0
+    vessel[1, -1, -1, -1] = 1
+    box = [[1], *([3 if mm <= 2.0 else 1] for mm in spacing_mm)]
+    twin = widened(vessel, spacing_mm)
+    assert (twin.numpy() > 0).tolist() == binary_dilation(vessel.numpy(), torch.ones([n for (n,) in box]).numpy()).tolist()
+    assert_equal(widened(vessel.to(device), spacing_mm, "cupy"), twin)

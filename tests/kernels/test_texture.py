@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from twins import assert_equal, assert_near, on
 
-from gpu_synth.kernels._cells import Field, cell_vox
+from gpu_synth.kernels._cells import Field, Lattice, cell_vox
 from gpu_synth.kernels.texture import Texture, statistics, texture
 
 SCALE, OFFSET, THRESHOLD = 0.2, 0.05, 0.12
@@ -16,7 +16,7 @@ def field_of(uid, whole, cell, density_vox=(6.0, 6.0, 6.0), grain_vox=(3.2, 3.2,
     def widths(sigma):
         return torch.tensor([sigma]).expand(len(uid), 3)
 
-    return Field(seed, torch.as_tensor(uid), whole, cell, widths(density_vox), density_vox, widths(grain_vox), grain_vox)
+    return Field(seed, torch.as_tensor(uid), Lattice(whole, cell, density_vox, grain_vox), widths(density_vox), widths(grain_vox))
 
 
 def normed(field, gain=1.0):
@@ -25,7 +25,7 @@ def normed(field, gain=1.0):
 
 
 def everything(field):
-    i, j, k = ((0, n) for n in field.whole_vox)
+    i, j, k = ((0, n) for n in field.lattice.whole_vox)
     return i, j, k
 
 

@@ -313,3 +313,16 @@ def test_labels_of_any_integer_type(device, dtype):
     for backend, where in (("torch", torch.device("cpu")), ("cupy", device)):
         for value, expected in zip(tissue(*on(where, (image, label.to(dtype))), 1, ONE_MM, backend=backend), twin, strict=True):
             assert_equal(value, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_default_type_does_not_matter(dtype):
+    image, label, _ = tubes()
+    expected = tissue(image, label, 1, ONE_MM)
+    torch.set_default_dtype(dtype)
+    try:
+        got = tissue(image, label, 1, ONE_MM)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert_equal(mine, theirs)

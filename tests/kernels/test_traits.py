@@ -10,7 +10,7 @@ from scipy.stats import kstest
 from twins import assert_equal, on
 
 from gpu_synth.kernels._columns import Trait
-from gpu_synth.kernels.traits import traits
+from gpu_synth.kernels.traits import BULGE_REACH, settle_, traits
 from gpu_synth.lesion_table import lesion_table
 
 RARE = 1e-6
@@ -128,3 +128,35 @@ def test_kernel_draws_what_the_twin_draws(device):
     torch.testing.assert_close(kernel.cirrhosis.cpu(), twin.cirrhosis, rtol=1e-6, atol=0)
     assert_equal(kernel.lesion[..., Trait.KIND].contiguous(), twin.lesion[..., Trait.KIND].contiguous())
     torch.testing.assert_close(kernel.lesion.cpu(), twin.lesion, rtol=1e-4, atol=1e-5)
+
+
+def settling(drawn):
+    """A batch of which the second sample has no place, the third none at the surface, and others have either."""
+    kept = drawn._replace(**{name: value[:40].clone() for name, value in drawn._asdict().items()})
+    rng = torch.Generator().manual_seed(4)
+    placed, at_surface = (torch.rand(kept.active.shape, generator=rng) < share for share in (0.3, 0.5))
+    placed[1], at_surface[2], kept.lesion[3, :, Trait.BULGE] = False, False, 0.0
+    return kept, placed, at_surface
+
+
+def test_lesions_at_the_surface_push_harder_and_a_sample_without_lesions_stays_as_it_is(drawn):
+    kept, placed, at_surface = settling(drawn)
+    before = kept.lesion.clone()
+    settled = settle_(kept, placed, at_surface)
+    assert settled.skipped.tolist() == [bool(kept.altered[n] and not placed[n].any()) for n in range(40)]
+    assert settled.skipped[1]
+    assert torch.equal(settled.cirrhosis, torch.where(placed.any(1, keepdim=True), kept.cirrhosis, 0.0))
+    bulges = at_surface & (before[..., Trait.BULGE] > 0)
+    assert (kept.lesion[..., Trait.PUSH][bulges] == before[..., [Trait.PUSH, Trait.BULGE]].amax(-1)[bulges]).all()
+    torch.testing.assert_close(kept.lesion[..., Trait.PUSH_MM][bulges], BULGE_REACH * before[..., Trait.RADIUS][bulges])
+    before[bulges] = kept.lesion[bulges]
+    assert torch.equal(kept.lesion, before), "the others are as they were"
+    assert bulges.any()
+    assert not bulges.all()
+
+
+def test_kernel_settles_as_the_twin(device, drawn):
+    twin, kernel = settling(drawn), on(device, settling(drawn))
+    for by_kernel, by_twin in zip(settle_(*kernel, "cupy"), settle_(*twin), strict=True):
+        assert_equal(by_kernel.contiguous(), by_twin)
+    assert_equal(kernel[0].lesion, twin[0].lesion)

@@ -1,5 +1,6 @@
 """A preset as the kernels see it: a flat table of floats, a number of slots, and bounds that the host knows."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ class Bounds(NamedTuple):
     edge_sigma_mm: float
 
     @classmethod
+    @lru_cache(maxsize=16)
     def of(cls, preset: Preset) -> "Bounds":
         """Bounds of all that a preset can draw."""
         radii = [base for base, n in zip(preset.base_radius_mm, slots_of(preset), strict=True) for _ in range(n)]
