@@ -186,3 +186,25 @@ def test_under_autocast_and_in_half_precision(dtype):
         got = synth(image, label, ONE_MM, uids(2))
     assert got[0].dtype == dtype
     assert torch.equal(got[0], expected[0])
+
+
+def test_a_plan_comes_to_the_host_as_a_whole():
+    """The device is held up: a copy that nobody waits for would be read before it begins."""
+    image, label = patches()
+    plan = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy").plan(image, label, ONE_MM, uids(2))
+    expected = {name: tensor.cpu() for name, tensor in plan.tensors().items()}
+    torch.cuda._sleep(200_000_000)
+    moved = plan.to("cpu")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in moved.tensors().items())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("backend", ["cupy", "torch"])
+def test_labels_of_large_unsigned_types(backend, preset):
+    image, label = (x[..., :32] for x in patches())
+    synth = TumorSynthesizer(preset, prob=1.0, backend=backend)
+    expected = synth(image, label, ONE_MM, uids(2))
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        got = synth(image, label.to(dtype), ONE_MM, uids(2))
+        assert torch.equal(got[0], expected[0])
+        assert torch.equal(got[1].to(torch.uint8), expected[1])
