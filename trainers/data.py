@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, default_collate
 
-from gpu_synth import TumorSynthesizer
+from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.checks import check_at_least, check_range
 from gpu_synth.manifest import Case, Manifest, load_manifest
 from gpu_synth.plan_base import Scope
@@ -127,8 +127,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.window_hu, self.augmentation, self.policy, self.scope = window_hu, augmentation, policy, scope
         self.resident_gib = check_budget(resident_gib)
         self.bank: VolumeBank | None = None
-        self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, scope=scope, **(overrides or {})), soft_labels)
-        self.held_out_synthesizer = TumorSynthesizer(preset, prob=1.0, seed=0, scope="volume", **(overrides or {}))
+        figures = presets.get(preset, **(overrides or {}))
+        self.synthesis = SynthesisStep(TumorSynthesizer(figures, prob, seed, scope=scope), soft_labels)
+        self.held_out_synthesizer = TumorSynthesizer(figures, prob=1.0, seed=0, scope="volume")
         self.samples_seen, self.spacing_mm = 0, spacing_mm if spacing_mm is None else tuple(spacing_mm)
 
     def setup(self, stage: str) -> None:

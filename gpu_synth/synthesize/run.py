@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from gpu_synth import presets
 from gpu_synth.conform import MOST_LABELS
 from gpu_synth.files import check_folder_to_write
 from gpu_synth.manifest import load_manifest
@@ -111,7 +112,7 @@ def synthesize(
         return _only_card(root)
     who, what = find_rank(rank, world_size), _labels(organ_labels, real_tumor_labels, tumor_label)
     where = find_device(device, who.local)
-    synth = TumorSynthesizer(preset, prob=1.0, seed=seed, backend=backend, scope="volume", **(overrides or {}))
+    synth = TumorSynthesizer(presets.get(preset, **(overrides or {})), prob=1.0, seed=seed, backend=backend, scope="volume")
     maker = Maker(synth, what, where, root)
     maker.recipe()  # refuses a backend that cannot work there
     sources = _sources(images, labels, datalist, data_dir)
