@@ -41,7 +41,7 @@ ROWS = [
     # the command and its options
     Row("subcommand", "prepair", "subcommand must be one of demo, prepare, synthesize, preview, fit"),
     Row("subcommand-nearest", "prepair", "got 'prepair'; did you mean prepare?"),
-    Row("option-as-figure", f"{PREPARE} --spacing_mn 1,1,1", "got '--spacing_mn'; did you mean --spacing_mm?"),
+    Row("option", f"{PREPARE} --spacing_mn 1,1,1", "got '--spacing_mn'; did you mean --spacing_mm?"),
     Row("option-of-none", f"{PREPARE} --zzz 1", "got '--zzz'; gpu-synth prepare --help lists them"),
     Row("no-option", f"{PREPARE} scans", "options must begin with --, got 'scans'"),
     Row("required", "prepare --images ct", "--out must be given"),
@@ -101,7 +101,7 @@ ROWS = [
     Row("option-as-figure", f"{PREVIEW} --overrides.prob 0.5", "kinds, got 'prob'; it is an option of its own, not of the preset"),
     Row("option-of-files", f"{SYNTHESIZE} --overrides.seed 3", "kinds, got 'seed'; it is an option of its own, not of the preset"),
     Row("idle", f"{PREVIEW} --overrides.halo_mm '[3, 9]'", "halo_mm must be left out where halo is (0, 0), got (3, 9); give halo"),
-    Row("config", "fit --config livr.yaml", "paper_real.yaml, which come with the package, got livr.yaml; did you mean liver.yaml?"),
+    Row("config-misspelt", "fit --config livr.yaml", "which come with the package, got livr.yaml; did you mean liver.yaml?"),
     # what is written of it
     Row("variants", f"{SYNTHESIZE} --variants 0", "variants must be 1 or more, got 0"),
     Row("plan-missing", f"{SYNTHESIZE} --plan nowhere.json", "plan must be a JSON file from plans, edited, got nowhere.json"),

@@ -168,7 +168,7 @@ def test_a_phantom_is_no_dicom(given, tmp_path):
 
 
 def test_what_looks_odd_of_a_scan_is_said_before_it_is_drawn(tmp_path, capsys):
-    """A mask that leaves the scan on one side and comes back on the other: the picture is drawn all the same, for it shows what is wrong."""
+    """A mask that leaves the scan on one side and comes back on the other: the picture shows what is wrong."""
     write_case(tmp_path)
     write(tmp_path / "other.nii.gz", np.roll(organ(), 14, 0))
     for label, says in ((f"{tmp_path}/labels/a.nii.gz", False), (f"{tmp_path}/other.nii.gz", True)):
