@@ -17,7 +17,7 @@ import yaml
 from ct_files import organ, write, write_case
 from tiny_training import cache
 
-from gpu_synth import __version__
+from gpu_synth import __version__, presets
 from gpu_synth.cli import COMMANDS, main
 from gpu_synth.exits import Exit
 from gpu_synth.manifest import load_manifest
@@ -236,6 +236,15 @@ def test_a_file_of_the_users_own_wins_over_the_packaged_one(tmp_path, monkeypatc
         with_packaged_configs(["fit", "--config", "mine.yaml"])
     (tmp_path / "mine.yaml").touch()
     assert with_packaged_configs(["fit", "--config", "mine.yaml"]) == ["fit", "--config", "mine.yaml"]
+
+
+@pytest.mark.parametrize("command", ["preview", "synthesize", "fit"])
+def test_help_names_the_presets(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name}," in told or f"{name} (" in told for name in presets.names())
 
 
 def test_a_prediction_says_nothing_of_seeds_or_of_other_peoples_services(cache, tmp_path, monkeypatch, caplog, recwarn):

@@ -78,9 +78,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         resident_gib: GiB of scans (3 bytes a voxel) that lie on the training device; null: half of what a CUDA device has free, none on
             a CPU; 0: none.
         seed: Key of all randomness.
-        preset: What the tumours are drawn from.
+        preset: What the tumours are drawn from: liver, liver-hu2022 (as published), liver-growth, pancreas, kidney, or a YAML file.
         prob: Probability that a training patch is altered.
-        overrides: Fields of the preset and their new values.
+        overrides: Fields of the preset and their new values, such as count: [2, 4]; of an unknown one, the message lists them all.
         soft_labels: Train on the share of each voxel that is lesion, rather than on whether its centre is.
         window_hu: The window that becomes [0, 1].
         augmentation: What follows the window.

@@ -57,8 +57,8 @@ def preview_files(
         series: Where a DICOM folder holds several CTs, the one to take: its number, or a part of its description.
         uid: Which sample; another number, other tumours.
         seed: Key of all randomness.
-        preset: What the tumours are drawn from.
-        overrides: Fields of the preset and their new values.
+        preset: What the tumours are drawn from: liver, liver-hu2022 (as published), liver-growth, pancreas, kidney, or a YAML file.
+        overrides: Fields of the preset and their new values, such as count: [2, 4]; of an unknown one, the message lists them all.
         window_hu: HU shown as black and as white; by default 200 HU around the organ's median.
 
     Raises:

@@ -83,8 +83,8 @@ def synthesize(
         labels: The same for the organ's masks; matched to the images by name, each on its image's grid.
         datalist: Instead of both, a Decathlon-style dataset.json.
         data_dir: Instead, scans from gpu-synth prepare, on their spacing.
-        preset: What the tumours are drawn from.
-        overrides: Fields of the preset and their new values.
+        preset: What the tumours are drawn from: liver, liver-hu2022 (as published), liver-growth, pancreas, kidney, or a YAML file.
+        overrides: Fields of the preset and their new values, such as count: [2, 4]; of an unknown one, the message lists them all.
         variants: Volumes of each case, each with other tumours.
         seed: Key of all randomness; the same seed gives the same files.
         organ_labels: Values of the masks that are the organ.
