@@ -30,7 +30,7 @@ from gpu_synth.kernels import (
 )
 from gpu_synth.kernels._cells import Box
 from gpu_synth.plan import TumorPlan
-from gpu_synth.table import parameter_table, slots_of
+from gpu_synth.preset_table import parameter_table, slots_of
 
 RNG_BLOCKS = 1 << 17
 RADIUS_MM, NOISE_HU, WARP_STRENGTH, CIRRHOSIS_MM, CIRRHOSIS_HU = 8.0, 12.0, 30.0, 0.8, 8.0

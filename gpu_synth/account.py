@@ -1,6 +1,7 @@
 """What came of a plan, lesion by lesion, measured in the images that were made."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def _of_sample(render: "Render", sample: int) -> list[dict[str, Any]]:
     before = healthy.double() - _foreign_hu(render.plan, sample, healthy, organ, render.organ_label)
     drop = (before - render.image[sample].detach().cpu().double())[0].numpy()
     depth_mm, vessel_mm = _distance_mm(label[0].numpy() == 0, spacing_mm), _distance_mm(vessel[0].numpy() > 0, spacing_mm)
-    out = []
+    cuttable, out = not _grows_here(render.plan, number.shape), []
     for lesion, box in enumerate(ndimage.find_objects(number), start=1):
         if box is None:
             continue
@@ -54,6 +55,7 @@ def _of_sample(render: "Render", sample: int) -> list[dict[str, Any]]:
             "volume_mm3": volume,
             "equivalent_radius_mm": (3.0 * volume / (4.0 * math.pi)) ** (1.0 / 3.0),
             "centre_vox": tuple(float(at + start.start) for at, start in zip(ndimage.center_of_mass(inside), box, strict=True)),
+            "cut_by_border": cuttable and any(at.start == 0 or at.stop == n for at, n in zip(box, number.shape, strict=True)),
             "mean_drop_hu": mean_drop,
             "contrast_to_noise": abs(mean_drop) / max(noise_hu.item(), 1e-6),
         }
@@ -61,6 +63,12 @@ def _of_sample(render: "Render", sample: int) -> list[dict[str, Any]]:
             record[name] = None if distance_mm is None else float(distance_mm[box][inside].min())
         out.append(record)
     return out
+
+
+def _grows_here(plan: Plan, shape: Sequence[int]) -> bool:
+    """Whether an array holds all that lesions had to grow in: its border is where they turned, and cuts nothing off."""
+    grown = isinstance(plan, LesionPlan) and plan.grown_time is not None
+    return grown and all(n >= whole for n, whole in zip(shape, plan.whole_vox, strict=True))
 
 
 def _foreign_hu(plan: Plan, sample: int, healthy: Tensor, organ: Tensor, organ_label: int) -> Tensor | float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label as connected
 
 from gpu_synth.formats import is_dicom, read_dicom_mask, read_scan
-from gpu_synth.grids import onto_grid, perpendicular, resample, same_grid
+from gpu_synth.grids import onto_grid, perpendicular, placed_as, resample, same_grid
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.manifest import Case
 from gpu_synth.mask_fit import better_arrangement
@@ -83,6 +83,8 @@ def prepare_label(
         organ_labels, tumor_labels = (1,), (2,)
     else:
         mask, notes = _placed(source.label, read_nifti(source.label), source.image, image.placed)
+        if organ_names or tumor_names:
+            notes.append("a NIfTI mask names nothing: its values are read by --organ_labels and --tumor_labels")
     label, label_notes = conform_label(source, mask, image, organ_labels, tumor_labels)
     return label, notes + label_notes
 
@@ -130,16 +132,15 @@ def conform_label(
 
 
 def _placed(path: Path, mask: Volume, image: Path, image_placed: bool) -> tuple[Volume, list[str]]:
-    """Give a mask the image's grid, where the shapes agree and one of the two headers says nothing of its place."""
+    """A mask where its image's file has it; refuse one of which no header tells where that is."""
     if mask.placed and image_placed:
         return mask, []
-    if is_dicom(image) or (grid := read_grid(image))[0] != mask.data.shape:
-        lost, other = (image, "mask") if mask.placed else (path, "image")
-        raise VolumeError(
-            f"{lost}: header must give position and orientation, got sform and qform codes 0; save it on the grid of its {other}"
-        )
-    whose, taken = ("image", "the mask is taken voxel by voxel") if mask.placed else ("mask", "the image's is taken")
-    return Volume(mask.data, grid[1]), [f"the {whose}'s header gives no position (sform and qform codes are 0): {taken}"]
+    if not is_dicom(image):
+        mask, notes = placed_as(mask, *read_grid(image), image_placed)
+        if notes:
+            return mask, notes
+    lost, other = (image, "mask") if mask.placed else (path, "image")
+    raise VolumeError(f"{lost}: header must give position and orientation, got sform and qform codes 0; save it on the grid of its {other}")
 
 
 def to_classes(path: Path, data: NDArray[Any], organ: Sequence[int], tumor: Sequence[int]) -> tuple[NDArray[np.uint8], list[int]]:

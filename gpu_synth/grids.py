@@ -98,6 +98,24 @@ def perpendicular(volume: Volume, outside: float) -> tuple[Volume, list[str]]:
     return Volume(data, affine, volume.placed), [told]
 
 
+def placed_as(mask: Volume, shape: Sequence[int], affine: NDArray[np.float64], placed: bool) -> tuple[Volume, list[str]]:
+    """Give a mask its image's grid, where the shapes agree and a header, its own or the image's, says nothing of its place.
+
+    Args:
+        mask: as it lies in its file.
+        shape: (i, j, k) of the image.
+        affine: (4, 4) of the image.
+        placed: whether the image's header says where it lies.
+
+    Returns:
+        The mask, and what was taken for granted, in words.
+    """
+    if (mask.placed and placed) or tuple(shape) != mask.data.shape:
+        return mask, []
+    whose, taken = ("image", "the mask is taken voxel by voxel") if mask.placed else ("mask", "the image's is taken")
+    return Volume(mask.data, affine), [f"the {whose}'s header gives no position (sform and qform codes are 0): {taken}"]
+
+
 def same_grid(a: Volume, b: Volume) -> bool:
     """Whether two volumes share shape and place, corner by corner, to a tenth of a voxel."""
     return a.data.shape == b.data.shape and apart_mm(a, b) <= 0.1 * min(a.spacing_mm)

@@ -1,6 +1,7 @@
 """LesionPlan: lesions of the full model as data, each with traits of its own."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.growth import Grown
-from gpu_synth.plan_base import Plan
+from gpu_synth.plan_base import Plan, described
 
 # What people call a lesion's traits; lengths in mm, HU relative to the organ; contrast_hu is of the body, beside rim, core and specks
 NAMES = {
@@ -33,6 +34,51 @@ NAMES = {
     "halo_mm": Trait.HALO_MM,
 }
 OUTLINES = ("irregularity", "lobulation", "spiculation")
+MOST_MM = 1000.0
+LENGTHS = ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm")  # above 0, to `MOST_MM`
+UNGROWN = (*OUTLINES, "halo_hu", "halo_mm")  # what lesions that grow do not have
+_MOST = {"mass_effect": 100.0, "core_share": 1.0, **dict.fromkeys(OUTLINES, math.inf)}  # from 0 on, as presets have it
+
+
+def check_trait(name: str, least: float, most: float) -> None:
+    """Refuse what no lesion can have of a trait, whoever asks for it.
+
+    Args:
+        name: One of `NAMES`.
+        least: The least of its values.
+        most: The greatest of them; the same, where there is one.
+
+    Raises:
+        ValueError: One of them is not finite, or out of range.
+    """
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise ValueError(f"{name} must be a finite number, got {most if math.isfinite(least) else least}")
+    if name in LENGTHS and not 0 < least <= most <= MOST_MM:
+        raise ValueError(f"{name} must lie in (0, {MOST_MM:g}], got {most if least > 0 else least:g}")
+    if name in _MOST and not 0 <= least <= most <= _MOST[name]:
+        raise ValueError(f"{name} must lie in [0, {_MOST[name]:g}], got {most if least >= 0 else least:g}")
+
+
+def check_ungrown(asked: Mapping[str, Any]) -> None:
+    """Refuse to ask of lesions that grow what these do not have.
+
+    Raises:
+        ValueError: It is asked for.
+    """
+    if unused := [name for name in UNGROWN if name in asked]:
+        raise ValueError(
+            f"{unused[0]} must be left out where growth is True, got {asked[unused[0]]}; lesions that grow have no outline and no halo"
+        )
+
+
+def check_centre(centre_vox: Sequence[float], shape_vox: Sequence[int]) -> None:
+    """Refuse a centre that lies in no voxel of an array.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not all(-0.5 <= x < n - 0.5 for x, n in zip(centre_vox, shape_vox, strict=True)):  # NaN lies nowhere
+        raise ValueError(f"centre_vox must lie in the image of {tuple(shape_vox)} voxels, got {tuple(centre_vox)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +135,11 @@ class LesionPlan(Plan):
                 `rim_hu`, `edge_sigma_mm`, and so on. A lesion of another radius keeps its form.
 
         Raises:
-            ValueError: A field is unknown, of another shape, or not finite.
+            ValueError: A field is unknown, of another shape, not finite, or not what `plan(lesions=…)` would take.
         """
-        fixed = OUTLINES if self.grown_time is None else (*OUTLINES, "radius_mm", "centre_vox")
+        if self.grown_time is not None:
+            check_ungrown({name: described(value) for name, value in tensors.items()})
+        fixed = OUTLINES if self.grown_time is None else ("radius_mm", "centre_vox")
         if what := [name for name in fixed if name in tensors]:
             raise ValueError(
                 f"{what[0]} must be left as it is, as the lesion's shape hangs on it; plan again with lesions=[{{'{what[0]}': …}}]"
@@ -103,6 +151,7 @@ class LesionPlan(Plan):
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"{name} must be a tensor of shape {tuple(lesion.shape[:2])}, got {got}")
             value = value.to(lesion.device, torch.float32)
+            check_trait(name, value.min().item(), value.max().item())
             if name == "radius_mm":
                 larger = (value / lesion[..., Trait.RADIUS])[..., None]
                 lesion[..., Trait.AXES : Trait.AXES + 3] *= larger
@@ -118,10 +167,11 @@ class LesionPlan(Plan):
         for maps in (self.grown_time, self.grown_number):
             if maps is not None and maps.shape != (len(self), *self.whole_vox):
                 raise ValueError(f"grown_time and grown_number must have shape {(len(self), *self.whole_vox)}, got {tuple(maps.shape)}")
-        for name in ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm"):
-            values = self.lesion[..., NAMES[name]]
-            if not (values > 0).all():
-                raise ValueError(f"{name} must be above 0, got {values.min().item():g}")
+        for name, trait in NAMES.items():
+            values = self.lesion[..., trait]
+            check_trait(name, values.min().item(), values.max().item())
+        for centre in self.centre_vox[self.active].tolist():
+            check_centre(centre, self.whole_vox)
 
     def _sizes(self) -> dict[str, int]:
         return {**super()._sizes(), "traits": Trait.COLUMNS}

@@ -15,6 +15,7 @@ from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.plan import TumorPlan
 from gpu_synth.plan_base import Plan, Spacing
+from gpu_synth.presets import Preset
 from gpu_synth.render import Lesions, Render, composite, lesions_of, render
 
 if TYPE_CHECKING:
@@ -97,13 +98,15 @@ def _(image: Tensor, label: Tensor, uid: Tensor, spacing_mm: list[float], seed: 
 
 def recipe_of(synth: "TumorSynthesizer") -> str:
     """What makes another synthesizer like this one, but for its seed: a constant to the compiler."""
-    preset = asdict(synth.preset)
     options = {name: getattr(synth, name) for name in ("prob", "backend", "scope", "organ_label", "tumor_label")}
-    return json.dumps({"preset": preset.pop("name"), **options, **preset})
+    return json.dumps({"preset": asdict(synth.preset), **options})
 
 
 @lru_cache(maxsize=16)
 def _synthesizer(recipe: str) -> "TumorSynthesizer":
     from gpu_synth.synthesizer import TumorSynthesizer
 
-    return TumorSynthesizer(**json.loads(recipe))
+    options = json.loads(recipe)
+    figures = options.pop("preset")
+    kind = LesionPreset if "kinds" in figures else Preset
+    return TumorSynthesizer(kind(**figures), **options)

@@ -12,7 +12,7 @@ from gpu_synth.kernels._cells import Field, Lattice, cell_vox
 from gpu_synth.kernels.shape import boxes_vox
 from gpu_synth.kernels.texture import Normalised, Texture
 from gpu_synth.plan_base import Plan, Spacing
-from gpu_synth.table import Bounds
+from gpu_synth.preset_table import Bounds
 
 
 @dataclass(frozen=True, eq=False)

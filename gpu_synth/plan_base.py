@@ -112,7 +112,7 @@ class Plan:
             if name not in old:
                 raise ValueError(f"plan field must be one of {', '.join(old)}, got {name!r}")
             if not isinstance(value, Tensor) or value.shape != old[name].shape:
-                raise ValueError(f"{name} must be a tensor of shape {tuple(old[name].shape)}, got {_describe(value)}")
+                raise ValueError(f"{name} must be a tensor of shape {tuple(old[name].shape)}, got {described(value)}")
         changed: dict[str, Any] = {name: value.to(old[name].device, old[name].dtype) for name, value in tensors.items()}
         plan = replace(self, **changed)
         plan._check_bounds()
@@ -188,7 +188,8 @@ def _check_shapes(plan: Plan) -> None:
             raise ValueError(f"{field.name} must be {field.type} of shape {shape}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
 
 
-def _describe(value: Any) -> str:
+def described(value: Any) -> str:
+    """Tell what a value is, without its numbers."""
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from gpu_synth.idle import check_effective
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.organs import ORGANS
 
@@ -191,30 +192,40 @@ def published(**overrides: Any) -> Preset:
     return replace(_LIVER_HU2022, **overrides)
 
 
-def get(name: str = "", /, **overrides: Any) -> Preset | LesionPreset:
+def get(name: "str | Preset | LesionPreset" = "", /, **overrides: Any) -> Preset | LesionPreset:
     """Look a preset up, with some of its figures changed.
 
     Args:
-        name: One of `names()`, or a YAML file of one's own: `name` of the preset that it starts from, and fields that differ.
+        name: One of `names()`; a YAML file of one's own: `name` of the preset that it starts from, and fields that differ; or a preset.
         **overrides: Fields of the preset and their new values.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The name or a field is unknown (the nearest is named), or a value is out of its range.
+        ValueError: The name or a field is unknown (the nearest is named), a value is out of its range, or cannot have any effect.
     """
     name = name or overrides.pop("name", "")  # by keyword, as MONAI's ConfigParser calls it
+    start = _named(name) if isinstance(name, str) else name
+    if not isinstance(start, (Preset, LesionPreset)):
+        raise ValueError(f"preset must be a name, a YAML file or a preset, got {type(name).__name__}; such as 'liver'")
+    known = [field.name for field in fields(start) if field.name != "name"]
+    for key in overrides:
+        if key not in known:
+            raise ValueError(f"preset field must be one of {', '.join(known)}, got {key!r}{_nearest(key, known)}")
+    preset = replace(start, **overrides)
+    check_effective(preset, start)
+    return preset
+
+
+def _named(name: str) -> Preset | LesionPreset:
+    """A preset of this project's, or of a file's."""
     if name.endswith((".yaml", ".yml")):
         figures = _figures(Path(name))
         if not isinstance(figures, dict) or not isinstance(figures.get("name"), str):
             raise ValueError(f"preset must be a YAML file that names the preset it starts from, got {name}; presets.to_yaml() writes one")
-        return get(figures.pop("name"), **{**figures, **overrides})
+        return get(figures.pop("name"), **figures)
     if name not in _PRESETS:
         raise ValueError(f"preset must be one of {', '.join(names())}, got {name!r}{_nearest(name, names())}")
-    known = [field.name for field in fields(_PRESETS[name]) if field.name != "name"]
-    for key in overrides:
-        if key not in known:
-            raise ValueError(f"preset field must be one of {', '.join(known)}, got {key!r}{_nearest(key, known)}")
-    return replace(_PRESETS[name], **overrides)
+    return _PRESETS[name]
 
 
 def _figures(path: Path) -> Any:

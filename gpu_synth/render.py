@@ -50,10 +50,11 @@ class Render:
 
         Returns:
             Dicts with `uid`, `lesion` (its number in `instances`), `volume_mm3`, `equivalent_radius_mm` (of the ball of as much volume),
-            `centre_vox` (in the array), `mean_drop_hu` (before less after, finite voxels only; before without the vessels and the fat
-            that a lesion took the place of), `contrast_to_noise` (its size over the scan's noise), `surface_mm` and `vessel_mm` (from
-            the nearest of its voxels to where nothing is labelled, and to a vessel; None where the array shows none); of lesions drawn
-            one by one also `kind` and `near`, as in `LesionPlan.to_records`.
+            `centre_vox` (in the array), `cut_by_border` (whether it lies at the array's border, beyond which it would go on: less of it
+            came than was asked for), `mean_drop_hu` (before less after, finite voxels only; before without the vessels and the fat that
+            a lesion took the place of), `contrast_to_noise` (its size over the scan's noise), `surface_mm` and `vessel_mm` (from the
+            nearest of its voxels to where nothing is labelled, and to a vessel; None where the array shows none); of lesions drawn one
+            by one also `kind` and `near`, as in `LesionPlan.to_records`.
         """
         return records_of(self)
 

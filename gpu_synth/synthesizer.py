@@ -21,9 +21,9 @@ from gpu_synth.operator import recipe_of, render_plan, synthesize
 from gpu_synth.plan import TumorPlan, margin_vox, texture_field
 from gpu_synth.plan_base import Plan, Scope, Spacing
 from gpu_synth.precision import full_precision
+from gpu_synth.preset_table import Bounds, parameter_table, slots_of
 from gpu_synth.presets import Preset
 from gpu_synth.render import Render, together
-from gpu_synth.table import Bounds, parameter_table, slots_of
 from gpu_synth.wishes import NO_WISHES, Wishes, check_wishes
 
 
@@ -31,7 +31,7 @@ class TumorSynthesizer(CountingModule):
     """Put synthetic tumours into a batch of healthy CT, on the batch's device, fresh at every call.
 
     Args:
-        preset: What to draw from: one of `presets.names()`.
+        preset: What to draw from: one of `presets.names()`, a YAML file of one's own, or what `presets.get` gave.
         prob: Probability that a sample is altered.
         seed: Key of all randomness.
         backend: "cupy" for CUDA kernels, "torch" for torch operations, "auto" for the fastest there is.
@@ -42,14 +42,14 @@ class TumorSynthesizer(CountingModule):
         **overrides: Fields of the preset, and their new values.
 
     Raises:
-        ValueError: An argument is out of range or unknown.
+        ValueError: An argument is out of range or unknown, or cannot have any effect.
 
     Source: Hu et al. 2022, "Synthetic Tumors Make AI Segment Tumors Better"; Hu et al. 2023, "Label-Free Liver Tumor Segmentation".
     """
 
     def __init__(
         self,
-        preset: str = "liver",
+        preset: str | Preset | LesionPreset = "liver",
         prob: float = 0.9,
         seed: int = 0,
         backend: str = "auto",

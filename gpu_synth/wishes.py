@@ -13,13 +13,11 @@ from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.sites import MOST_TOTAL
 from gpu_synth.kernels.traits import Traits, traits_torch
 from gpu_synth.lesion_kind import NO_SPECKS
-from gpu_synth.lesion_plan import NAMES, OUTLINES
+from gpu_synth.lesion_plan import NAMES, OUTLINES, check_centre, check_trait, check_ungrown
 from gpu_synth.lesion_preset import MOST_LESIONS, LesionPreset
 from gpu_synth.lesion_table import lesion_table
 
 Wish = Mapping[str, Any]
-MOST_MM = 1000.0
-_MOST = {"mass_effect": 100.0, "core_share": 1.0, **dict.fromkeys(OUTLINES, math.inf)}  # from 0 on, as presets have it
 Asked = tuple[tuple[Wish | None, ...], ...]
 
 
@@ -118,12 +116,9 @@ def _wish(preset: LesionPreset, image: Tensor, wish: Any) -> Wish:
             out[name] = _inside(value, image)
         else:
             out[name] = _number(name, value)
-            if name in ("radius_mm", "texture_mm", "edge_sigma_mm", "capsule_mm", "halo_mm") and not 0 < out[name] <= MOST_MM:
-                raise ValueError(f"{name} must lie in (0, {MOST_MM:g}], got {value}")
-            if name in _MOST and not 0 <= out[name] <= _MOST[name]:
-                raise ValueError(f"{name} must lie in [0, {_MOST[name]:g}], got {value}")
-    if preset.growth and (unused := [name for name in OUTLINES if name in out]):
-        raise ValueError(f"{unused[0]} must not be asked for with growth=True, whose lesions have no outline")
+            check_trait(name, out[name], out[name])
+    if preset.growth:
+        check_ungrown(out)
     return out
 
 
@@ -139,8 +134,7 @@ def _inside(value: Any, image: Tensor) -> tuple[float, ...]:
     if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) != 3:
         raise ValueError(f"centre_vox must hold three numbers, got {value!r}")
     at = tuple(_number("centre_vox", number) for number in numbers)
-    if not all(-0.5 <= x < n - 0.5 for x, n in zip(at, image.shape[2:], strict=True)):
-        raise ValueError(f"centre_vox must lie in the image of {tuple(image.shape[2:])} voxels, got {at}")
+    check_centre(at, image.shape[2:])
     return at
 
 

@@ -4,7 +4,7 @@ import pytest
 from ct_files import CENTRE_MM, RADII_MM, affine, ct, organ, positions_mm, write
 from nibabel.processing import resample_from_to
 
-from gpu_synth.grids import onto_grid, resample, same_grid, to_native
+from gpu_synth.grids import onto_grid, placed_as, resample, same_grid, to_native
 from gpu_synth.volumes import Volume
 
 ORGAN_ML = 4 / 3 * np.pi * RADII_MM.prod() / 1000
@@ -104,3 +104,23 @@ def test_a_label_that_reaches_the_border_reaches_it_on_its_scan(tmp_path):
     source = write(tmp_path / "ct.nii", ct())
     full = resample(Volume(np.ones_like(organ()), affine()), (1, 1, 1), np.uint8)
     assert to_native(full.data, full.affine, source).data.all()
+
+
+@pytest.mark.parametrize(
+    ("mask_placed", "image_placed", "says"),
+    [
+        (True, True, None),
+        (False, True, "the mask's header gives no position (sform and qform codes are 0): the image's is taken"),
+        (True, False, "the image's header gives no position (sform and qform codes are 0): the mask is taken voxel by voxel"),
+        (False, False, "the mask's header gives no position (sform and qform codes are 0): the image's is taken"),
+    ],
+    ids=["both tell", "image tells", "mask tells", "none tells"],
+)
+def test_a_mask_is_placed_as_its_image_where_a_header_tells_nothing(mask_placed, image_placed, says):
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    mask = Volume(np.ones((3, 4, 5), np.uint8), np.eye(4), mask_placed)
+    got, notes = placed_as(mask, (3, 4, 5), affine, image_placed)
+    assert notes == ([says] if says else [])
+    np.testing.assert_array_equal(got.affine, affine if says else np.eye(4))
+    assert got.data is mask.data
+    assert placed_as(mask, (3, 4, 6), affine, image_placed) == (mask, []), "of another shape it is no image of its own"

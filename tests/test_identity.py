@@ -14,7 +14,7 @@ from scans import MIX, ONE_MM, TINY, same, scans, uids
 from gpu_synth import TumorPlan, TumorSynthesizer
 from gpu_synth.kernels import _host
 from gpu_synth.kernels.shape import _spline_weights
-from gpu_synth.table import parameter_table
+from gpu_synth.preset_table import parameter_table
 
 SPACINGS = [ONE_MM, (0.7, 0.7, 5.0), (0.7, 0.7, 5.0), ONE_MM, (2.0, 2.0, 2.0), ONE_MM, (1.3, 0.9, 2.5), (0.7, 0.7, 5.0)]
 

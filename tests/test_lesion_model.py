@@ -1,5 +1,8 @@
 """Preset "liver": whole lesions into scans, on torch operations and on kernels."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +13,12 @@ from twins import assert_same_images, assert_same_labels, on
 
 from gpu_synth import TumorPlan, TumorSynthesizer, presets
 from gpu_synth.kernels import _host
-from gpu_synth.lesion_plan import LesionPlan
+from gpu_synth.lesion_plan import NAMES, LesionPlan
 
 SHAPE = (44, 40, 36)
 ALL_ON = {"halo": (-0.2, 0.2), "satellite_prob": 1.0, "cluster_prob": 0.5, "cirrhosis_prob": 1.0, "spiculation": (0.0, 0.3)}
 
-GROWTH = {"growth": True, "size_mm": (2.0, 3.0, 4.0, 6.0, 8.0)}
+GROWTH = {"growth": True, "size_mm": (2.0, 3.0, 4.0, 6.0, 8.0), "satellite_from_mm": 5.0}
 
 
 def with_vessels(b, shape=SHAPE, dtype=torch.float32):
@@ -23,6 +26,11 @@ def with_vessels(b, shape=SHAPE, dtype=torch.float32):
     image, label = scans(b, shape)
     i, j = (torch.arange(n) % 20 < 4 for n in shape[:2])
     return (image + 70 * (i[:, None] & j)[..., None] * (label == 1)).to(dtype), label
+
+
+def all_on(growth):
+    """Every effect that there is, of lesions with an outline or of those that grow."""
+    return {name: figure for name, figure in {**ALL_ON, **growth}.items() if not growth or name not in ("halo", "spiculation")}
 
 
 def liver(backend="torch", **overrides):
@@ -45,7 +53,7 @@ def test_kernels_make_the_twins_lesions(device, dtype, growth, spacing_mm):
     image, label = with_vessels(3, SHAPE, dtype)
     label[1] = 0
     image[2, 0, 5:8] = torch.nan
-    twin, kernel = liver(**ALL_ON, **growth), liver("cupy", **ALL_ON, **growth)
+    twin, kernel = liver(**all_on(growth)), liver("cupy", **all_on(growth))
     expected_plan, plan = twin.plan(image, label, spacing_mm, uids(3)), kernel.plan(*on(device, (image, label)), spacing_mm, uids(3))
     assert torch.equal(plan.active.cpu(), expected_plan.active)
     assert torch.equal(plan.organ_hu.cpu(), expected_plan.organ_hu)
@@ -101,7 +109,7 @@ def test_what_a_host_looks_at_changes_nothing(overrides, monkeypatch):
 def test_a_crop_of_a_render_is_a_render_of_the_crop(growth, spacing_mm):
     """Every effect on: they agree but for 8 voxels within the crop's border; what cirrhosis has there, mass effect and vessels hand on."""
     image, label = with_vessels(2, (72, 60, 48))
-    figures = {**ALL_ON, **growth, "count": (6, 6), "cluster_prob": 0.0, "avoid_vessels_to_mm": 2.0}
+    figures = {**all_on(growth), "count": (6, 6), "cluster_prob": 0.0, "avoid_vessels_to_mm": 2.0}
     synth = liver(scope="volume", **figures)
     plan = synth.plan(image, label, spacing_mm, uids(2))
     whole = synth.render(image, label, plan)
@@ -130,8 +138,54 @@ def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
         assert record["kind"] in {kind.name for kind in presets.get("liver").kinds}
     with pytest.raises(ValueError, match=r"radius_mm must be a tensor of shape \(2, 3\), got \(2,\)"):
         plan.edit(radius_mm=torch.ones(2))
-    with pytest.raises(ValueError, match="radius_mm must be above 0, got 0"):
-        plan.edit(radius_mm=torch.zeros(shape))
+
+
+LIMITS = [
+    ("radius_mm", 0.0, "radius_mm must lie in (0, 1000], got 0"),
+    ("radius_mm", 1001.0, "radius_mm must lie in (0, 1000], got 1001"),
+    ("texture_mm", -1.0, "texture_mm must lie in (0, 1000], got -1"),
+    ("edge_sigma_mm", 2000.0, "edge_sigma_mm must lie in (0, 1000], got 2000"),
+    ("halo_mm", 0.0, "halo_mm must lie in (0, 1000], got 0"),
+    ("mass_effect", 101.0, "mass_effect must lie in [0, 100], got 101"),
+    ("mass_effect", -0.5, "mass_effect must lie in [0, 100], got -0.5"),
+    ("core_share", 1.5, "core_share must lie in [0, 1], got 1.5"),
+    ("contrast_hu", float("nan"), "contrast_hu must be a finite number, got nan"),
+    ("centre_vox", (1.0, 2.0, 99.0), f"centre_vox must lie in the image of {SHAPE} voxels, got (1.0, 2.0, 99.0)"),
+    ("centre_vox", (-0.6, 2.0, 9.0), "centre_vox must lie in the image of"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), LIMITS, ids=[f"{name}-{value}" for name, value, _ in LIMITS])
+def test_a_plan_is_edited_within_the_limits_of_what_can_be_asked_for(name, value, says, tmp_path):
+    """Asked for, edited by name, or read from a file that was meddled with: one limit, one sentence."""
+    image, label = scans(1, SHAPE)
+    synth = liver(count=(3, 3), satellite_prob=0.0)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        synth.plan(image, label, ONE_MM, uids(1), lesions=[{name: value}])
+    plan = synth.plan(image, label, ONE_MM, uids(1))
+    assert plan.active[0, 0]
+    new = plan.centre_vox.clone() if name == "centre_vox" else plan.lesion[..., NAMES[name]].clone()
+    new[0, 0] = torch.tensor(value)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        plan.edit(**{name: new})
+    if name != "centre_vox" and value == value:
+        meddled = plan.lesion.clone()
+        meddled[0, 0, NAMES[name]] = value
+        replace(plan, lesion=meddled).save(tmp_path / "plan")
+        with pytest.raises(ValueError, match=re.escape(says)):
+            TumorPlan.load(tmp_path / "plan")
+
+
+def test_a_plan_of_grown_lesions_takes_no_outline_and_no_halo():
+    image, label = scans(1, SHAPE)
+    synth = liver(**GROWTH)
+    plan = synth.plan(image, label, ONE_MM, uids(1))
+    for name in ("spiculation", "halo_hu", "halo_mm"):
+        says = f"{name} must be left out where growth is True, got .*; lesions that grow have no outline and no halo"
+        with pytest.raises(ValueError, match=says):
+            synth.plan(image, label, ONE_MM, uids(1), lesions=[{name: 2.0}])
+        with pytest.raises(ValueError, match=says):
+            plan.edit(**{name: plan.lesion[..., NAMES[name]]})
 
 
 def test_what_came_out_is_told_beside_what_was_asked():
@@ -151,6 +205,33 @@ def test_what_came_out_is_told_beside_what_was_asked():
     assert came["volume_mm3"] == inside.sum().item()
     assert out.occupancy[inside].mean() > 0.7
     assert out.occupancy[~inside].max() <= 0.5 + 1e-6
+
+
+def test_a_lesion_that_the_border_cuts_says_so():
+    """One at each of two borders, one within, one that only comes near; of a crop, that which the crop cuts."""
+    image, label = torch.full((1, 1, 48, 40, 44), 100.0), torch.ones(1, 1, 48, 40, 44, dtype=torch.uint8)
+    still = {"mass_effect": (0.0, 0.0), "bulge": (0.0, 0.0), "cirrhosis_prob": 0.0, "axis_ratio": (1.0, 1.0)}
+    synth = liver(scope="volume", **still)
+    ball = {"radius_mm": 5.0, "irregularity": 0.0, "lobulation": 0.0}
+    centres = [(2, 20, 10), (40, 20, 41), (24, 20, 22), (8, 8, 30)]
+    plan = synth.plan(image, label, ONE_MM, uids(1), lesions=[{**ball, "centre_vox": centre} for centre in centres])
+    records = synth.render(image, label, plan).records()
+    assert [record["cut_by_border"] for record in records] == [True, True, False, False]
+    assert [record["equivalent_radius_mm"] < 4.8 for record in records] == [True, True, False, False]
+    crop = (..., slice(0, 48), slice(0, 40), slice(0, 25))
+    part = synth.render(image[crop].contiguous(), label[crop].contiguous(), plan, (0, 0, 0)).records()
+    assert {record["lesion"]: record["cut_by_border"] for record in part} == {1: True, 3: True}
+
+
+def test_a_lesion_that_grows_turns_at_the_border_and_is_not_cut_by_it():
+    image, label = torch.full((1, 1, 32, 32, 32), 100.0), torch.ones(1, 1, 32, 32, 32, dtype=torch.uint8)
+    synth = liver(**GROWTH, mass_effect=(0.0, 0.0), bulge=(0.0, 0.0), cirrhosis_prob=0.0, scope="volume")
+    plan = synth.plan(image, label, ONE_MM, uids(1), lesions=[{"radius_mm": 5.0, "centre_vox": (2, 16, 16)}])
+    (whole,) = synth.render(image, label, plan).records()
+    assert (whole["cut_by_border"], whole["equivalent_radius_mm"]) == (False, pytest.approx(5.0, rel=0.02))
+    (cut,) = synth.render(image[..., :14].contiguous(), label[..., :14].contiguous(), plan, (0, 0, 0)).records()
+    assert cut["cut_by_border"]
+    assert cut["volume_mm3"] < whole["volume_mm3"]
 
 
 def test_what_is_asked_for_is_what_comes():

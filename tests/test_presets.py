@@ -8,8 +8,8 @@ import torch
 
 from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.kernels.plan import Scan
+from gpu_synth.preset_table import Bounds, parameter_table, slots_of
 from gpu_synth.presets import SIZE_CLASSES, SIZE_GROUPS
-from gpu_synth.table import Bounds, parameter_table, slots_of
 
 PUBLISHED = {
     "class_prob": (0.2,) * 5,

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,6 +32,9 @@ def nnunet_dataset(
     datalist: str | Path | None = None,
     organ_labels: tuple[int, ...] = (1,),
     tumor_labels: tuple[int, ...] = (),
+    organ_names: tuple[str, ...] = (),
+    tumor_names: tuple[str, ...] = (),
+    series: str | None = None,
 ) -> int:
     """Write a raw data set for nnU-Net into $nnUNet_raw: labels 0 background, 1 organ, 2 tumour; cases that cannot be used are left out.
 
@@ -39,10 +43,13 @@ def nnunet_dataset(
         name: its name: the folder is Dataset900_TumorSynth for number 900.
         data_dir: scans from gpu-synth prepare, on their spacing.
         images: instead, a folder of NIfTI CTs or of DICOM folders, or a quoted glob; they keep their own grids.
-        labels: a folder of NIfTI masks, or a quoted glob; matched to the images by name.
+        labels: the same for the masks, NIfTI, RTSTRUCT or DICOM-SEG; matched to the images by name.
         datalist: instead of both, a Decathlon-style dataset.json.
-        organ_labels: values of the masks that are the organ.
-        tumor_labels: values of the masks that are real tumour; such cases get no synthetic ones.
+        organ_labels: values of NIfTI masks that are the organ.
+        tumor_labels: values of them that are real tumour; such cases get no synthetic ones.
+        organ_names: names of ROIs of an RTSTRUCT, or of segments of a DICOM-SEG, that are the organ, in any case.
+        tumor_names: names of those that are real tumour.
+        series: where a DICOM folder holds several CTs, the one to take: its number, or a part of its description.
 
     Returns:
         How many cases were left out.
@@ -50,17 +57,20 @@ def nnunet_dataset(
     Raises:
         ValueError: An argument is out of range, or no case is left.
         OSError: The folder cannot be written.
+        ImportError: A DICOM-SEG is to be read without highdicom.
     """
     folder = _new_folder(dataset, name)
     if (data_dir is None) == (images is None and labels is None and datalist is None):
         raise ValueError("data_dir, or images and labels, or datalist must be given, and one of them alone")
     cases: dict[str, Read]
+    named: dict[str, Any] = {"organ_names": organ_names, "tumor_names": tumor_names, "series": series}
     if data_dir is not None:
+        _check_prepared({"organ_labels": tuple(organ_labels) != (1,), "tumor_labels": tumor_labels, **named})
         manifest = load_manifest(data_dir)
         cases = {case.name: partial(_prepared, manifest.root / case.image, manifest.root / case.label) for case in manifest.cases}
     else:
         sources = find_sources(images, labels, datalist)
-        cases = {source.name: partial(_from_files, source, organ_labels, tumor_labels) for source in sources}
+        cases = {source.name: partial(_from_files, source, organ_labels, tumor_labels, **named) for source in sources}
     places = {case: (folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "labelsTr" / f"{case}.nii.gz") for case in cases}
     _refuse_others(folder, [path for place in places.values() for path in place])
     written, refused = 0, 0
@@ -132,10 +142,18 @@ def _prepared(image: Path, label: Path) -> tuple[Volume, Volume, list[str]]:
     return read_nifti(image), read_nifti(label), []
 
 
-def _from_files(source: Source, organ_labels: Sequence[int], tumor_labels: Sequence[int]) -> tuple[Volume, Volume, list[str]]:
+def _check_prepared(given: dict[str, Any]) -> None:
+    """Refuse what `gpu-synth prepare` was told already."""
+    if names := [name for name, value in given.items() if value]:
+        raise ValueError(f"{names[0]} must be left out where data_dir is given, got both; gpu-synth prepare has read the masks by it")
+
+
+def _from_files(
+    source: Source, organ_labels: Sequence[int], tumor_labels: Sequence[int], *, series: str | None, **names: Sequence[str]
+) -> tuple[Volume, Volume, list[str]]:
     """A CT on its own grid, turned to RAS, and its mask on the same."""
-    scan, read_notes = read_scan(source.image)
+    scan, read_notes = read_scan(source.image, series)
     hu, notes = to_hu(source.image, scan)
     image, tilt = perpendicular(to_ras(hu), AIR_HU)
-    label, label_notes = prepare_label(source, image, organ_labels, tumor_labels)
+    label, label_notes = prepare_label(source, image, organ_labels, tumor_labels, series=series, **names)
     return image, label, read_notes + notes + tilt + label_notes

@@ -14,6 +14,7 @@ from gpu_synth.evaluate.lesions import Lesion, find_lesions
 from gpu_synth.evaluate.overlap import Overlap, overlap
 from gpu_synth.evaluate.pairing import Files
 from gpu_synth.evaluate.postprocess import keep_near_organ
+from gpu_synth.formats import is_dicom, read_dicom_mask
 from gpu_synth.grids import same_grid
 from gpu_synth.volumes import Volume, VolumeError, read_nifti, to_ras
 
@@ -31,6 +32,9 @@ class Settings:
         predicted_organ_labels: The same of the predictions.
         predicted_tumor_labels: The same of the predictions.
         postprocess: Keep the organ's largest component and tumours near it before scoring.
+        organ_names: Names of ROIs or segments that are organ, where references are DICOM.
+        tumor_names: Names of those that are tumour.
+        series: Which CT of a DICOM folder a reference was drawn on, where it holds several.
     """
 
     organ_labels: tuple[int, ...]
@@ -38,6 +42,9 @@ class Settings:
     predicted_organ_labels: tuple[int, ...]
     predicted_tumor_labels: tuple[int, ...]
     postprocess: bool
+    organ_names: tuple[str, ...] = ()
+    tumor_names: tuple[str, ...] = ()
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Case:
 def score_case(files: Files, settings: Settings) -> Case | str:
     """Score a scan, or say why it cannot be."""
     try:
-        stored, notes = read_reference(files.reference, settings)
+        stored, notes = read_reference(files, settings)
         reference = to_ras(stored)
         organ_drawn = bool((reference.data == 1).any())
         if not organ_drawn and reference.data.any():
@@ -126,12 +133,19 @@ def _score(stored: Volume, notes: Sequence[str], prediction: Path | None, probab
     return Scores(prediction is None, organ, tumor, organ_ml, tumor_ml, tuple(lesions), (*notes, *more))
 
 
-def read_reference(path: Path, settings: Settings) -> tuple[Volume, list[str]]:
-    """Read a reference as 0 background, 1 organ, 2 tumour, in the file's own orientation.
+def read_reference(files: Files, settings: Settings) -> tuple[Volume, list[str]]:
+    """Read a case's reference as 0 background, 1 organ, 2 tumour, in the file's own orientation; of DICOM, in its CT's.
 
     Raises:
-        VolumeError: The file cannot be used, or holds other labels only.
+        VolumeError: The file cannot be used, holds other labels only, or is DICOM without a CT to draw it on.
+        ImportError: It is DICOM-SEG and highdicom is not there.
     """
+    path = files.reference
+    if is_dicom(path):
+        image = next((each for each in (files.image, *files.predictions) if each is not None), None)
+        if image is None:
+            raise VolumeError(f"{path}: must have its CT, whose grid it is drawn on, got neither CT nor prediction; name the CTs: --images")
+        return read_dicom_mask(path, image, settings.organ_names, settings.tumor_names, settings.series)
     volume = read_nifti(path)
     classes, notes = _classes(path, volume, settings.organ_labels, settings.tumor_labels, "")
     return Volume(classes, volume.affine, volume.placed), notes

@@ -1,5 +1,7 @@
 """How it was measured, in words: what the report says of its figures, and what holds where there is nothing to measure."""
 
+from html import escape
+
 from gpu_synth import __version__
 from gpu_synth.evaluate.case import Settings
 from gpu_synth.evaluate.intervals import RESAMPLES
@@ -40,6 +42,8 @@ def methods(settings: Settings, two: bool) -> list[str]:
         f"organ {list(settings.organ_labels)} and tumour {list(settings.tumor_labels)} in references, "
         f"{list(settings.predicted_organ_labels)} and {list(settings.predicted_tumor_labels)} in predictions"
     )
+    if settings.organ_names:
+        read += escape(f"; of references that are DICOM, {list(settings.organ_names)} and {list(settings.tumor_names)}", quote=False)
     processed = (
         "Before scoring, the largest organ component was kept (26-neighbourhood), and the tumours that touch it or lie within "
         f"{NEAR_MM:g} mm."

@@ -84,7 +84,8 @@ def _globs(argument: str) -> str:
 def _matched(argument: str, where: Where, known: list[tuple[str, Path]]) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Files by their case's name, and the names of those without a reference."""
     files = find_files(argument, where)
-    if both := sorted({path.resolve() for _, path in files} & {path.resolve() for _, path in known}):
+    same = {path.resolve() for _, path in files} & {path.resolve() for _, path in known}
+    if both := sorted(path for path in same if path.is_file()):  # a folder of DICOM may hold a CT and its mask
         raise ValueError(
             f"{argument} and references must be different files, got {both[0].name} and {len(both) - 1} more as both; {_globs(argument)}"
         )

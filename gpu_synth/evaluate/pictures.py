@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gpu_synth.evaluate.case import Case, Settings, on_grid, read_prediction, read_reference
 from gpu_synth.evaluate.pairing import Files
 from gpu_synth.evaluate.summary import DSC_ORGAN, DSC_TUMOR
+from gpu_synth.formats import read_scan
 from gpu_synth.preview.slices import (
     ABDOMEN_HU,
     APART_MM,
@@ -22,7 +23,7 @@ from gpu_synth.preview.slices import (
     fullest,
     organ_box,
 )
-from gpu_synth.volumes import AIR_HU, Volume, VolumeError, read_nifti, to_ras
+from gpu_synth.volumes import AIR_HU, Volume, VolumeError, to_ras
 
 WORST = 4
 FLAT_HU = (-160.0, 40.0)  # what stands for background and organ where there is no CT
@@ -37,11 +38,11 @@ def worst(cases: Sequence[Case], model: int = 0) -> list[Case]:
 
 def picture(files: Files, settings: Settings) -> tuple[bytes, str]:
     """Draw a scan where the first model misses most and where it invents most, as PNG; and say why there is no CT in it, if so."""
-    stored, _ = read_reference(files.reference, settings)
+    stored, _ = read_reference(files, settings)
     reference = to_ras(stored)
     path = files.predictions[0]
     predicted = np.zeros_like(reference.data) if path is None else read_prediction(path, stored, settings)[0]
-    hu, why = _ct(files, stored)
+    hu, why = _ct(files, stored, settings.series)
     organ, tumor = reference.data > 0, reference.data == 2
     back = np.where(organ, FLAT_HU[1], FLAT_HU[0]) if hu is None else hu
     masks = [(organ, ORGAN_COLOUR, 0.6), (tumor, TUMOR_COLOUR, 1.3)]
@@ -65,12 +66,12 @@ def _rows(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], spacing_mm
     return [*((AXIAL, k) for k in axial), (CORONAL, fullest(cut[0], CORONAL))]
 
 
-def _ct(files: Files, stored: Volume) -> tuple[NDArray[np.float32] | None, str]:
+def _ct(files: Files, stored: Volume, series: str | None) -> tuple[NDArray[np.float32] | None, str]:
     """The CT in HU, or why there is none."""
     if files.image is None:
         return None, "no CT was given: --images"
     try:
-        volume = read_nifti(files.image)
+        volume, _ = read_scan(files.image, series)
         data, _ = on_grid(files.image, volume, stored)
     except VolumeError as error:
         return None, str(error)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,9 @@ def evaluate(
     tumor_labels: tuple[int, ...] = (2,),
     predicted_organ_labels: tuple[int, ...] = (1,),
     predicted_tumor_labels: tuple[int, ...] = (2,),
+    organ_names: tuple[str, ...] = (),
+    tumor_names: tuple[str, ...] = (),
+    series: str | None = None,
     postprocess: bool = False,
     workers: int = 0,
 ) -> dict[str, Any]:
@@ -50,15 +53,19 @@ def evaluate(
 
     Args:
         predictions: Folder of NIfTI label maps, such as `gpu-synth predict` writes, or a quoted glob.
-        references: The masks that are right, the same; matched by name, endings such as _ct_seg and _liver may differ.
+        references: The masks that are right, the same, or RTSTRUCT or DICOM-SEG as for `gpu-synth prepare`; matched by name, endings such
+            as _ct_seg and _liver may differ.
         out: Folder to write.
-        images: The CTs, for pictures, the same.
+        images: The CTs, NIfTI or DICOM, for pictures; references that are DICOM are drawn on them, else on the predictions' grids.
         compare: Another model's predictions, for a paired comparison, the same.
         probabilities: Tumour probabilities of the predictions, the same; by default their folder `probabilities`, where there is one.
-        organ_labels: Values of the references that are the organ.
-        tumor_labels: Values of the references that are tumour.
+        organ_labels: Values of references that are NIfTI that are the organ.
+        tumor_labels: Values of them that are tumour.
         predicted_organ_labels: Values of the predictions that are the organ.
         predicted_tumor_labels: Values of the predictions that are tumour.
+        organ_names: Names of ROIs of an RTSTRUCT, or of segments of a DICOM-SEG, that are the organ, in any case.
+        tumor_names: Names of those that are tumour.
+        series: Where a DICOM folder holds several CTs, the one to take: its number, or a part of its description.
         postprocess: Keep the organ's largest component and tumours near it first, as `gpu-synth predict` does already.
         workers: Processes; each needs about 40 bytes a voxel of its scan. 0 works in this process.
 
@@ -68,8 +75,10 @@ def evaluate(
     Raises:
         ValueError: An argument is out of range, or no prediction belongs to a reference.
         OSError: The folder cannot be written.
+        ImportError: A DICOM-SEG is to be read without highdicom.
     """
     settings = _settings(organ_labels, tumor_labels, predicted_organ_labels, predicted_tumor_labels, postprocess)
+    settings = replace(settings, organ_names=tuple(organ_names), tumor_names=tuple(tumor_names), series=series)
     check_workers(workers)
     pairing = pair(references, predictions, compare, probabilities, images)
     wheres = [predictions] if compare is None else [predictions, compare]

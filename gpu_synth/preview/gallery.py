@@ -1,17 +1,13 @@
 """A gallery: one lesion of each kind and size that a preset can draw, alone and close up, before and after, with its record."""
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from jaxtyping import Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from gpu_synth.preview.slices import DPI, TUMOR_COLOUR, contour, organ_window, show
-from gpu_synth.preview.specimens import Made, make_specimens
+from gpu_synth.preview.slices import ABDOMEN_HU, DPI, TUMOR_COLOUR, contour, show
+from gpu_synth.preview.specimens import Made
 
 FIELD_RADII, LEAST_FIELD_MM = 5.0, 24.0  # what a cell shows of the scan
 LEGEND = "r: radius asked for → come out, of the ball of as much volume; HU: mean change; depth below the organ's surface"
@@ -19,40 +15,20 @@ PANELS = ("healthy", "with the lesion", "its outline")
 PANEL_INCH, CAPTION_INCH, GAP_INCH, HEAD_INCH, SIDE_INCH = 1.45, 0.3, 0.14, 0.9, 0.32
 
 
-def gallery(
-    image_hu: Float[Tensor, "1 1 i j k"],
-    label: Int[Tensor, "1 1 i j k"],
-    preset: str,
-    spacing_mm: Sequence[float],
-    *,
-    uid: int = 0,
-    seed: int = 0,
-    overrides: Mapping[str, Any] | None = None,
-    window_hu: tuple[float, float] | None = None,
-) -> Figure:
-    """Draw one lesion of each kind and size, each made by itself in the scan; rows are kinds, columns sizes.
+def gallery(rows: Sequence[Sequence[Made]], title: str, spacing_mm: Sequence[float], window_hu: tuple[float, float] = ABDOMEN_HU) -> Figure:
+    """Draw specimens: rows are kinds, columns sizes, and in a cell a lesion alone and close up, with its record.
 
     Args:
-        image_hu: Healthy CT, RAS.
-        label: Its organ, 1.
-        preset: Name of what is drawn from.
-        spacing_mm: Along i, j, k.
-        uid: Which gallery; another number, other lesions.
-        seed: Key of all randomness.
-        overrides: Fields of the preset and their new values.
-        window_hu: HU shown as black and as white; by default 200 HU around the organ's median, so that faint lesions show.
-
-    Raises:
-        TypeError: An argument has a wrong type or dtype.
-        ValueError: An argument has a wrong shape or value.
+        rows: From `make_specimens`.
+        title: What stands above all; the window is added.
+        spacing_mm: Of the scan that they were made in, along i, j, k.
+        window_hu: HU shown as black and as white.
     """
-    window_hu = window_hu or organ_window(image_hu[label == 1])
-    rows = make_specimens(image_hu, label, preset, spacing_mm, uid=uid, seed=seed, overrides=overrides)
     cell_wide, cell_high = len(PANELS) * PANEL_INCH + GAP_INCH, PANEL_INCH + CAPTION_INCH
     wide, high = SIDE_INCH + max(2, len(rows[0])) * cell_wide, HEAD_INCH + len(rows) * cell_high
     figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="black")
     FigureCanvasAgg(figure)
-    title = f"{Path(preset).name}: each lesion made by itself, uid {uid}, seed {seed}; window {_hu(window_hu[0])} to {_hu(window_hu[1])} HU"
+    title = f"{title}; window {_hu(window_hu[0])} to {_hu(window_hu[1])} HU"
     for down, text, size in ((0.08, title, 11), (0.29, LEGEND, 8)):
         figure.text(0.1 / wide, 1 - down / high, text, color="white", fontsize=size, va="top")
     for y, row in enumerate(rows):

@@ -16,7 +16,8 @@ from gpu_synth.phantom import phantom
 from gpu_synth.plan_base import Spacing
 from gpu_synth.preview.comparison import COLOURS, comparison
 from gpu_synth.preview.gallery import gallery as draw_gallery
-from gpu_synth.preview.slices import preview, save_png
+from gpu_synth.preview.slices import organ_window, preview, save_png
+from gpu_synth.preview.specimens import make_specimens
 from gpu_synth.sources import Source
 from gpu_synth.volumes import SPACING_LIMITS_MM
 
@@ -34,6 +35,8 @@ def preview_files(
     compare: tuple[str, ...] = (),
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     organ_labels: tuple[int, ...] = (1,),
+    organ_names: tuple[str, ...] = (),
+    series: str | None = None,
     uid: int = 0,
     seed: int = 0,
     preset: str = PRESET,
@@ -44,12 +47,14 @@ def preview_files(
 
     Args:
         image: CT, NIfTI file or DICOM folder; without one, a phantom, whose anatomy follows uid and seed.
-        label: Mask of its organ, NIfTI.
+        label: Mask of its organ, NIfTI, RTSTRUCT or DICOM-SEG.
         out: PNG file to write; its folder is made.
         gallery: Draw a gallery: one lesion of each kind and size, each by itself, with its record.
         compare: Draw the same slices with each of these presets instead, such as liver-hu2022,liver; two to four.
         spacing_mm: Spacing to work on, along right, anterior, superior.
-        organ_labels: Values of the mask that are the organ.
+        organ_labels: Values of a NIfTI mask that are the organ.
+        organ_names: Names of ROIs of an RTSTRUCT, or of segments of a DICOM-SEG, that are the organ, in any case.
+        series: Where a DICOM folder holds several CTs, the one to take: its number, or a part of its description.
         uid: Which sample; another number, other tumours.
         seed: Key of all randomness.
         preset: What the tumours are drawn from.
@@ -58,9 +63,10 @@ def preview_files(
 
     Raises:
         ValueError: A file cannot be used, an argument is out of range, or arguments do not go together.
+        ImportError: A DICOM-SEG is to be read without highdicom.
     """
     spacing = _check_spacing(spacing_mm)
-    _check_case(image, label, organ_labels)
+    _check_case(image, label, organ_labels, organ_names, series)
     _check_picture(gallery, compare, preset, overrides)
     if not -(2**63) <= uid < 2**63:
         raise ValueError(f"uid must be an integer of 64 bits, got {uid}")
@@ -72,9 +78,14 @@ def preview_files(
     if Path(out).suffix.lower() != ".png":
         raise ValueError(f"out must end in .png, got {out}; such as {out}.png")
     folder = check_folder_to_write("out's folder", Path(out).parent)
-    image_hu, organ = _read(image, label, spacing, organ_labels) if image and label else _phantom(uid, seed, spacing)
+    if image and label:
+        image_hu, organ = _read(image, label, spacing, organ_labels, organ_names=organ_names, series=series)
+    else:
+        image_hu, organ = _phantom(uid, seed, spacing)
     if gallery:
-        figure = draw_gallery(image_hu, organ, preset, spacing, uid=uid, seed=seed, overrides=overrides, window_hu=window_hu)
+        rows = make_specimens(image_hu, organ, preset, spacing, uid=uid, seed=seed, overrides=overrides)
+        title = f"{Path(preset).name}: each lesion made by itself, uid {uid}, seed {seed}"
+        figure = draw_gallery(rows, title, spacing, window_hu or organ_window(image_hu[organ == 1]))
     elif compare:
         figure = comparison(image_hu, organ, synthesizers, spacing, uid, window_hu)
     else:
@@ -91,11 +102,16 @@ def _check_spacing(spacing_mm: Spacing) -> Spacing:
     return spacing
 
 
-def _check_case(image: str | None, label: str | None, organ_labels: tuple[int, ...]) -> None:
+def _check_case(
+    image: str | None, label: str | None, organ_labels: tuple[int, ...], organ_names: tuple[str, ...], series: str | None
+) -> None:
     if (image is None) != (label is None):
         raise ValueError(f"image and label must be given together, got {image=}, {label=}; leave out both for a phantom")
     if image is None and tuple(organ_labels) != (1,):
         raise ValueError(f"organ_labels must be left out where no label is given, got {tuple(organ_labels)}; a phantom's organ is 1")
+    for name, value in (("organ_names", organ_names), ("series", series)):
+        if image is None and value:
+            raise ValueError(f"{name} must be left out where no image is given, got {value!r}; a phantom is no DICOM")
     if not organ_labels or not all(0 < value < MOST_LABELS for value in organ_labels):
         raise ValueError(f"organ_labels must be whole numbers from 1, at least one, got {tuple(organ_labels)}; 0 is background")
 
@@ -115,11 +131,13 @@ def _check_picture(gallery: bool, compare: tuple[str, ...], preset: str, overrid
         )
 
 
-def _read(image: str, label: str, spacing_mm: Spacing, organ_labels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _read(
+    image: str, label: str, spacing_mm: Spacing, organ_labels: tuple[int, ...], *, organ_names: tuple[str, ...], series: str | None
+) -> tuple[Tensor, Tensor]:
     """A CT and its organ, as `prepare` makes them."""
     source = Source(Path(image).name, Path(image), Path(label))
-    scan, _ = prepare_ct(source.image, spacing_mm)
-    mask, _ = prepare_label(source, scan, organ_labels, ())
+    scan, _ = prepare_ct(source.image, spacing_mm, series)
+    mask, _ = prepare_label(source, scan, organ_labels, (), organ_names=organ_names, series=series)
     image_hu, organ = (torch.from_numpy(np.ascontiguousarray(x))[None, None] for x in (scan.data.astype(np.float32), mask.data))
     return image_hu, organ
 

@@ -26,6 +26,7 @@ CORONAL, AXIAL = 1, 2
 CROP_MARGIN_MM = 20.0
 APART_MM = 8.0  # between the slices shown
 DPI = 110
+NO_LESION = "no lesion in this slice"
 TITLE_WIDTH = 46  # letters over a column
 ORGAN_COLOUR, TUMOR_COLOUR, PREDICTED_COLOUR = "#4fc3f7", "#ffb300", "#ef5350"
 
@@ -38,12 +39,14 @@ class Column(NamedTuple):
         volume: HU.
         outlines: Masks, and colour and width of their contours.
         colour: Of the title.
+        lesions: What is to be seen there; a slice that shows none of it says so.
     """
 
     title: str
     volume: NDArray[Any]
     outlines: Sequence[tuple[NDArray[np.bool_], str, float]] = ()
     colour: str = "white"
+    lesions: NDArray[np.bool_] | None = None
 
 
 def slices_figure(
@@ -118,6 +121,9 @@ def columns_figure(
             show(panel, _plane(column.volume, box, axis, at), extent, window_hu)
             for mask, colour, width in column.outlines:
                 contour(panel, _plane(mask, box, axis, at), extent, colour, width)
+            if column.lesions is not None and column.lesions.any() and not _plane(column.lesions, box, axis, at).any():
+                plain = {"facecolor": "black", "edgecolor": "none", "pad": 1.5}
+                panel.text(0.98, 0.03, NO_LESION, transform=panel.transAxes, color=column.colour, fontsize=7, ha="right", bbox=plain)
         panels[0].text(0.02, 0.03, f"{'k' if axis == AXIAL else 'j'} = {at}", transform=panels[0].transAxes, color="white", fontsize=7)
     for panel, column in zip(axes[0], columns, strict=True):
         panel.set_title("\n".join(wrap(column.title, TITLE_WIDTH)), color=column.colour, fontsize=9)
@@ -198,18 +204,23 @@ def organ_box(organ: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: 
     return tuple(parts)
 
 
-def parts_areas(mask: NDArray[np.bool_], most: int) -> list[NDArray[np.int64]]:
-    """For each of the largest connected parts, the largest first: how many voxels each axial slice has of it."""
+def parts_areas(mask: NDArray[np.bool_], axis: int) -> list[NDArray[np.int64]]:
+    """For each connected part, the largest first: how many voxels each slice across an axis has of it."""
     parts = ndimage.label(mask, np.ones((3, 3, 3)))[0]
-    sizes = np.bincount(parts.ravel())[1:]
-    return [(parts == part + 1).sum(axis=(0, 1)) for part in np.argsort(-sizes, kind="stable")[:most]]
+    boxes, sizes = ndimage.find_objects(parts), np.bincount(parts.ravel())[1:]
+    areas = []
+    for part in np.argsort(-sizes, kind="stable"):
+        area, box = np.zeros(mask.shape[axis], np.int64), boxes[part]
+        area[box[axis]] = (parts[box] == part + 1).sum(axis=tuple({0, 1, 2} - {axis}))
+        areas.append(area)
+    return areas
 
 
 def _slices(mask: NDArray[np.bool_], spacing_mm: Sequence[float], most: int) -> list[int]:
     """Axial slices, well apart, in order: each the fullest of the largest connected parts not yet cut; then the fullest."""
     area = mask.sum(axis=(0, 1))
     apart, chosen = max(1, round(APART_MM / spacing_mm[AXIAL])), list[int]()
-    for k in [*(int(part.argmax()) for part in parts_areas(mask, most)), *np.argsort(-area, kind="stable").tolist()]:
+    for k in [*(int(part.argmax()) for part in parts_areas(mask, AXIAL)[:most]), *np.argsort(-area, kind="stable").tolist()]:
         if len(chosen) < most and all(abs(k - other) >= apart for other in chosen) and (area[k] > 0 or not chosen):
             chosen.append(k)
     return sorted(chosen)

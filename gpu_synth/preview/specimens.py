@@ -134,10 +134,11 @@ def make_specimens(
         ValueError: An argument has a wrong shape or value.
     """
     check_images(image_hu, label, 1, 2)
-    spacing, given = check_spacing(spacing_mm, 1)[0], dict(overrides or {})
+    spacing = check_spacing(spacing_mm, 1)[0]
     if isinstance(uid, bool) or not isinstance(uid, int) or not -UID_LIMIT <= uid < UID_LIMIT:
         raise ValueError(f"uid must be an integer from −2^47 up to 2^47 for a gallery, got {uid!r}; any small number does")
-    rows = specimens(presets.get(preset, **given))
+    drawn_from = presets.get(preset, **dict(overrides or {}))
+    rows = specimens(drawn_from)
     organ = (label[0, 0] == 1).cpu().numpy()
     part, organ_ml = organ_box(organ, spacing, CONTEXT_MM), float(organ.sum() * math.prod(spacing) / 1000)
     scan = _Scan(image_hu, _box(image_hu, part), _box(label, part), part, spacing)
@@ -146,7 +147,8 @@ def make_specimens(
     every = [(n, specimen) for n, row in enumerate(rows) for specimen in row]  # minutes of work on a CPU: a bar says how far it is
     for (n, specimen), first in zip(track(every, "drawing", console=Console(stderr=True), transient=True), uids, strict=False):
         why_not = _unfit(specimen, organ_ml)
-        synthesizer = TumorSynthesizer(preset, prob=1.0, seed=seed, scope="volume", **{**given, **specimen.figures})
+        alone = replace(drawn_from, **specimen.figures)  # in which other figures may lie idle
+        synthesizer = TumorSynthesizer(alone, prob=1.0, seed=seed, scope="volume")
         made[n].append(Made(specimen, why_not=why_not) if why_not else _make(specimen, synthesizer, scan, first))
     return made
 

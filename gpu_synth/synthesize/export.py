@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from gpu_synth.conform import to_classes
-from gpu_synth.grids import same_grid
+from gpu_synth.grids import placed_as, same_grid
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.lesion import reach_mm
 from gpu_synth.kernels.warp import REACH
@@ -116,8 +116,8 @@ def read_scan(source: Source, labels: Labels) -> Scan:
             raise VolumeError(f"{path}: must be NIfTI, whose grid and header are kept; gpu-synth prepare reads it: then give --data_dir")
     image, mask = read_stored(source.image), read_stored(source.label)
     _check_hu(image)
-    mask, notes = _placed(mask, image)
-    whole = to_ras(image.volume)
+    volume, notes = placed_as(mask.volume, image.numbers.shape, image.affine, image.placed)
+    mask, whole = replace(mask, affine=volume.affine), to_ras(image.volume)
     if not same_grid(to_ras(mask.volume), whole):
         raise VolumeError(
             f"{mask.path}: must lie on its image's grid, got {mask.numbers.shape} against {image.numbers.shape}, or another place; "
@@ -142,14 +142,6 @@ def _check_hu(image: Stored) -> None:
         raise VolumeError(
             f"{image.path}: must be a CT in HU, got values from {least:g} to {most:g}; convert it from its normalised or windowed form"
         )
-
-
-def _placed(mask: Stored, image: Stored) -> tuple[Stored, list[str]]:
-    """Give a mask whose header says nothing of its place its image's, where the shapes agree."""
-    if mask.placed or mask.numbers.shape != image.numbers.shape:
-        return mask, []
-    said = ["the mask's header gives no position (sform and qform codes are 0): the image's is taken"] if image.placed else []
-    return replace(mask, affine=image.affine), said
 
 
 def _label(mask: Stored, labels: Labels) -> NDArray[np.uint8]:

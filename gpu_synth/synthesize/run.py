@@ -105,6 +105,7 @@ def synthesize(
         OSError: The folder cannot be written; what was finished before is kept.
     """
     root = check_folder_to_write("out", out)
+    _check_no_curriculum(overrides or {})
     if card:
         _check_alone(images, labels, datalist, data_dir, plan)
         return _only_card(root)
@@ -253,6 +254,12 @@ def _labels(organ_labels: Iterable[int], real_tumor_labels: Iterable[int], tumor
 def _check_alone(*others: str | None) -> None:
     if any(other is not None for other in others):
         raise ValueError("card must be given with out alone, got scans or a plan too; the card is written after them anyway")
+
+
+def _check_no_curriculum(overrides: dict[str, Any]) -> None:
+    """Refuse what a run of samples has, and files do not."""
+    if given := [name for name in ("curriculum_samples", "size_prob_start") if name in overrides]:
+        raise ValueError(f"{given[0]} must be left out, got {overrides[given[0]]}; files are of no run that begins: give size_prob")
 
 
 def _check_apart(root: Path, sources: Sequence[Source]) -> None:

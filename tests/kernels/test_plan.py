@@ -11,7 +11,7 @@ from twins import assert_equal, on
 
 from gpu_synth import presets
 from gpu_synth.kernels.plan import draw
-from gpu_synth.table import parameter_table, slots_of
+from gpu_synth.preset_table import parameter_table, slots_of
 
 RARE = 1e-6
 SCANS = 4000

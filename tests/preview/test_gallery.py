@@ -31,6 +31,11 @@ def scan(radius_mm=36.0, spacing_mm=TWO_MM, margin_mm=8.0):
     return torch.where(label > 0, 100.0, -100.0) + noise, label
 
 
+def drawn(image, label, preset, spacing_mm, **which):
+    """A gallery of the ball."""
+    return gallery(make_specimens(image, label, preset, spacing_mm, **which), preset, spacing_mm, (0.0, 200.0))
+
+
 def texts(figure):
     """Everything written in a figure."""
     own = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
@@ -105,7 +110,7 @@ def test_captions_tell_kind_radius_contrast_and_depth(liver):
 
 
 def test_a_cell_shows_the_lesion_in_its_middle_before_and_after(tmp_path):
-    figure = gallery(*scan(), "liver", TWO_MM, overrides=CYST)
+    figure = drawn(*scan(), "liver", TWO_MM, overrides=CYST)
     panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == 3 * 4
     for (healthy, made, outlined), field_mm in zip(zip(*[iter(panels)] * 3, strict=True), (24.0, 30.0, 60.0, 120.0), strict=True):
@@ -119,7 +124,7 @@ def test_a_cell_shows_the_lesion_in_its_middle_before_and_after(tmp_path):
         assert not healthy.collections
         assert not made.collections
     shown = texts(figure)
-    assert "liver: each lesion made by itself, uid 0, seed 0; window 0 to 200 HU" in shown
+    assert "liver; window 0 to 200 HU" in shown
     assert {"radius 3 mm; 24 mm across", "radius 24 mm; 120 mm across", "cyst", "healthy", "with the lesion", "its outline"} <= set(shown)
     save_png(figure, tmp_path / "a.png")
     height, width, _ = imread(tmp_path / "a.png").shape
@@ -129,7 +134,7 @@ def test_a_cell_shows_the_lesion_in_its_middle_before_and_after(tmp_path):
 
 def test_the_same_seed_and_uid_make_the_same_bytes(tmp_path):
     a, b, uid, seed = (
-        png(gallery(*scan(), "liver", TWO_MM, overrides=CYST, **which), tmp_path / "a.png") for which in ({}, {}, {"uid": 1}, {"seed": 1})
+        png(drawn(*scan(), "liver", TWO_MM, overrides=CYST, **which), tmp_path / "a.png") for which in ({}, {}, {"uid": 1}, {"seed": 1})
     )
     assert a == b
     assert len({a, uid, seed}) == 3
@@ -142,7 +147,7 @@ def test_the_published_preset_shows_its_size_classes():
         assert made.why_not or all(low <= radius_mm <= high for radius_mm in made.asked["radii_mm"])
         assert made.why_not or re.fullmatch(r"\w+, r [\d.]+ → [\d.]+ mm, −\d+ HU, [\d.]+ × noise, \d+ mm deep", caption(made))
     assert not row[1].why_not
-    assert "small, semi-axes 6–10 mm; 40 mm across" in texts(gallery(*scan(), "liver-hu2022", TWO_MM))
+    assert "small, semi-axes 6–10 mm; 40 mm across" in texts(drawn(*scan(), "liver-hu2022", TWO_MM))
 
 
 def test_sizes_are_those_that_a_preset_draws():
@@ -161,7 +166,7 @@ def test_voxels_of_any_shape():
     for at, mm, middle_mm in zip(inside, spacing_mm[:2], row[1].middle_mm, strict=True):
         assert (at[0] + at[-1] + 1) / 2 * mm == pytest.approx(middle_mm)
         assert 6.0 < len(at) * mm < 24.0, "a lesion of 12 mm across, as long as its form allows"
-    panel = [axes for axes in gallery(*scan(30.0, spacing_mm), "liver", spacing_mm, overrides=CYST).axes if axes.images][3]
+    panel = [axes for axes in drawn(*scan(30.0, spacing_mm), "liver", spacing_mm, overrides=CYST).axes if axes.images][3]
     assert panel.images[0].get_extent() == [0, pytest.approx(row[1].tumor.shape[0] * 0.9), 0, pytest.approx(row[1].tumor.shape[1] * 1.1)]
 
 
@@ -175,7 +180,7 @@ def test_voxels_of_any_shape():
     ids=["no organ", "small organ", "tumour already there"],
 )
 def test_a_cell_without_a_lesion_says_why(case, sizes, says, tmp_path):
-    figure = gallery(*case(), "liver", TWO_MM, overrides=CYST)
+    figure = drawn(*case(), "liver", TWO_MM, overrides=CYST)
     shown = texts(figure)
     assert len([text for text in shown if re.fullmatch(says, text)]) == sizes
     assert "cyst, r 24.0 mm" in shown
@@ -233,6 +238,32 @@ def test_every_preset_gets_slices_of_its_own_and_none_twice():
     assert min(at) < 14
     assert max(at) > 28
     assert len(set(at)) == len(at) <= 4
+
+
+def test_slices_show_every_preset_where_they_can_and_a_panel_without_a_lesion_says_so(monkeypatch):
+    """Two presets whose lesions meet in some slices, and, in the second case, in none."""
+    image, label = scan(20.0, margin_mm=4.0)
+    wide, small = np.zeros((2, *label.shape[2:]), bool)
+    wide[4:12, 4:12, 4:16] = wide[3:13, 3:13, 5] = True  # fullest in slice 5, where the other is not
+    for at, met in ((9, True), (18, False)):
+        small[:] = False
+        small[14:18, 9 : 12 if met else 11, at : at + 3] = True
+        if not met:
+            small[14:18, 9:11], small[14:18, 16:18, at : at + 3] = False, True
+        both = {name: TumorSynthesizer("liver", prob=1.0, scope="volume", count=(1, 1)) for name in ("wide", "small")}
+        for name, tumor in (("wide", wide), ("small", small)):
+            new_label = torch.where(torch.from_numpy(tumor)[None, None], 2, label)
+            render = both[name].render
+            monkeypatch.setattr(both[name], "render", lambda *a, render=render, new=new_label: replace(render(*a), label=new))
+        panels = [axes for axes in comparison(image, label, both, TWO_MM).axes if axes.images]
+        rows = [panels[n : n + 3] for n in range(0, len(panels), 3)]
+        for row in rows:
+            axis, k = row[0].texts[0].get_text().split(" = ")
+            for panel, tumor in zip(row[1:], (wide, small), strict=True):
+                shows = tumor[:, :, int(k)].any() if axis == "k" else tumor[:, int(k)].any()
+                assert [text.get_text() for text in panel.texts] == ([] if shows else ["no lesion in this slice"])
+        said = sum(len(panel.texts) for row in rows for panel in row[1:])
+        assert (len(rows), said) == ((2, 0) if met else (3, 3))
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["two lesions of one preset", "lesions of two presets"])

@@ -2,7 +2,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from ct_files import write_case
+from ct_files import CENTRE_MM, RADII_MM, affine, write_case
+from dicom_files import write_series
+from dicom_mask_files import ellipse_contours, write_rtstruct
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
@@ -134,3 +136,32 @@ def test_where_a_picture_goes_is_settled_before_the_work(tmp_path):
         preview_files(**{**files, "image": "/nowhere.nii"}, out=str(tmp_path))
     preview_files(**files, out=str(tmp_path / "new" / "folder" / "a.png"), spacing_mm=(3.0, 3.0, 3.0))
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("mask", ["NIfTI", "RTSTRUCT"])
+def test_a_dicom_scan_is_drawn_as_the_same_in_nifti(tmp_path, mask):
+    write_case(tmp_path)
+    write_series(tmp_path / "dicom" / "ct", uid="1.2.3", SeriesDescription="Venous")
+    nifti = {"image": f"{tmp_path}/images/a.nii.gz", "label": f"{tmp_path}/labels/a.nii.gz"}
+    label, names = nifti["label"], {}
+    if mask == "RTSTRUCT":
+        heights_mm = affine()[2, 3] + 3.0 * np.arange(23)
+        contours = {
+            "Body": ellipse_contours(CENTRE_MM, 1.2 * RADII_MM, heights_mm),
+            "Liver": ellipse_contours(CENTRE_MM, RADII_MM, heights_mm),
+        }
+        label, names = str(write_rtstruct(tmp_path / "dicom" / "rt" / "rt.dcm", contours)), {"organ_names": ("liver",)}
+    how = {"spacing_mm": (1.4, 1.1, 3.0), "overrides": {"count": (3, 3)}}
+    preview_files(**nifti, out=f"{tmp_path}/a.png", **how)
+    preview_files(image=f"{tmp_path}/dicom/ct", label=label, series="venous", out=f"{tmp_path}/b.png", **how, **names)
+    a, b = (imread(tmp_path / f"{name}.png") for name in "ab")
+    assert (np.abs(a - b).max(2) > 0.02).mean() < 1e-3, "NIfTI writes the spacing as float32"
+    if mask == "RTSTRUCT":
+        with pytest.raises(ValueError, match=r"must hold one of \['spleen'\], got 'Body', 'Liver'; name the organ's: --organ_names"):
+            preview_files(image=f"{tmp_path}/dicom/ct", label=label, organ_names=("spleen",), out=f"{tmp_path}/c.png")
+
+
+@pytest.mark.parametrize("given", [{"organ_names": ("Liver",)}, {"series": "2"}], ids=["names", "series"])
+def test_a_phantom_is_no_dicom(given, tmp_path):
+    with pytest.raises(ValueError, match=r"must be left out where no image is given, got .*; a phantom is no DICOM"):
+        preview_files(out=f"{tmp_path}/a.png", **given)

@@ -130,11 +130,12 @@ def test_an_axial_slice_is_the_patients_whatever_the_files_axes(tmp_path):
 
 
 STRONG = {"mass_effect": (40, 40), "bulge": (60, 60), "halo": (0.1, 0.2), "size_prob": (0.1, 0.0, 0.0, 0.9), "inside_share": 0.2}
+GROWN = {name: figure for name, figure in STRONG.items() if name != "halo"}  # which lesions that grow do not have
 
 
 @pytest.mark.parametrize(
     ("preset", "overrides"),
-    [("liver", {}), ("liver", {"cirrhosis_prob": 1.0}), ("liver", STRONG), ("liver-growth", STRONG), ("liver-hu2022", {})],
+    [("liver", {}), ("liver", {"cirrhosis_prob": 1.0}), ("liver", STRONG), ("liver-growth", GROWN), ("liver-hu2022", {})],
     ids=["liver", "cirrhosis", "strong", "growth", "published"],
 )
 def test_the_box_that_is_rendered_is_the_whole_scans_render(tmp_path, preset, overrides):
@@ -163,7 +164,7 @@ def test_the_box_that_is_rendered_is_the_whole_scans_render(tmp_path, preset, ov
         beyond += total - int(changed[tuple(slice(*ends) for ends in scan.box)].sum())
         assert int(changed[part].sum()) == total
     assert all(stop - start >= MARGIN_VOX for start, stop in scan.box)
-    assert (beyond > 0) == (overrides is STRONG), "mass effect reaches beyond the organ's box"
+    assert (beyond > 0) == (overrides in (STRONG, GROWN)), "mass effect reaches beyond the organ's box"
 
 
 def test_other_structures_and_real_tumours_keep_their_labels(tmp_path):
@@ -242,3 +243,12 @@ def test_a_mask_on_another_place_is_refused_and_one_without_place_takes_its_imag
     assert "the image's is taken" in scan.notes[0]
     assert np.array_equal(scan.label == 1, organ() == 1)
     assert np.allclose(to_ras(scan.image.volume).spacing_mm, scan.spacing_mm)
+
+
+def test_an_image_without_place_takes_a_placed_mask_voxel_by_voxel_as_prepare_does(tmp_path):
+    source = case(tmp_path, noisy(), organ())
+    nib.save(nib.Nifti1Image(noisy(), None), source.image)
+    scan = read_scan(source, Labels())
+    assert scan.notes[0] == "the image's header gives no position (sform and qform codes are 0): the mask is taken voxel by voxel"
+    lying = nib.apply_orientation(organ(), nib.io_orientation(nib.load(source.image).affine))
+    assert np.array_equal(scan.label == 1, lying == 1)

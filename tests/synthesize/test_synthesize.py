@@ -289,6 +289,7 @@ CASES = ["--images", "images", "--labels", "labels", "--out", "out"]
         ([*CASES, "--overrides.cnr", "3"], "preset field must be one of"),
         ([*CASES, "--overrides.size_prob", "[1, 1, 0, 0]"], "size_prob must add up to 1"),
         ([*CASES, "--variants", "0"], "variants must be 1 or more"),
+        ([*CASES, "--overrides.curriculum_samples", "9"], "curriculum_samples must be left out, got 9; files are of no run"),
         ([*CASES, "--seed", str(2**64)], "seed must be an integer of 64 bits"),
         ([*CASES, "--organ_labels", "0"], "organ_labels must be whole numbers from 1"),
         ([*CASES, "--tumor_label", "1"], "tumor_label must be a whole number from 1 and none of organ_labels"),

@@ -5,6 +5,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from ct_files import CENTRE_MM, RADII_MM, affine, ct, organ
+from dicom_files import write_series
+from dicom_mask_files import ellipse_contours, write_rtstruct
 
 from gpu_synth.cli import main
 from gpu_synth.phantom import phantom
@@ -76,6 +79,26 @@ def test_prepared_scans_become_one_as_they_are(raw, files, tmp_path):
             assert np.allclose(before.affine, after.affine)
 
 
+def test_contours_become_one_by_name_on_their_cts_own_grid(raw, tmp_path):
+    heights_mm = affine()[2, 3] + 3.0 * np.arange(23)
+    tumor_mm = np.array([9.0, 8.0, 12.0])
+    write_series(tmp_path / "patients" / "a", uid="1.2.3")
+    contours = {"Liver": ellipse_contours(CENTRE_MM, RADII_MM, heights_mm), "GTV": ellipse_contours(CENTRE_MM, tumor_mm, heights_mm)}
+    write_rtstruct(tmp_path / "patients" / "a" / "rt.dcm", contours)
+    where = ["--images", f"{tmp_path}/patients", "--labels", f"{tmp_path}/patients"]
+    assert main(["nnunet-dataset", "--dataset", "17", *where, "--organ_names", "liver", "--tumor_names", "gtv"]) == 0
+    image, label = (read_nifti(raw / "Dataset017_TumorSynth" / name) for name in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"))
+    assert np.array_equal(image.data, ct())
+    assert np.array_equal(label.data > 0, organ() > 0)
+    assert (label.data == 2).sum() == pytest.approx(4 / 3 * np.pi * tumor_mm.prod() / np.prod(image.spacing_mm), rel=0.02)
+
+
+def test_a_nifti_mask_says_that_names_are_not_looked_at(raw, files, capsys):
+    command = ["nnunet-dataset", "--dataset", "17", "--images", str(files / "cts"), "--labels", str(files / "masks"), "--organ_labels", "5"]
+    assert main([*command, "--organ_names", "Liver"]) == 0
+    assert capsys.readouterr().out.count("a NIfTI mask names nothing: its values are read by --organ_labels") == 3
+
+
 def test_a_case_that_cannot_be_used_is_left_out_and_said(raw, files, capsys):
     save_nifti(files / "masks" / "p1.nii.gz", np.zeros(SHAPE, np.uint8), np.diag([-6.0, -5.0, 7.0, 1.0]))
     command = ["nnunet-dataset", "--dataset", "17", "--images", str(files / "cts"), "--labels", str(files / "masks"), "--organ_labels", "5"]
@@ -112,8 +135,10 @@ def test_a_run_that_ended_early_leaves_nothing_behind(raw, files):
         ({"data_dir": None}, "must be given"),
         ({"dataset": 3}, "Dataset003_Other"),
         ({"data_dir": "/nowhere"}, "gpu-synth prepare"),
+        ({"organ_labels": (5,)}, "organ_labels must be left out where data_dir is given"),
+        ({"tumor_names": ("GTV",)}, "tumor_names must be left out where data_dir is given"),
     ],
-    ids=["number", "name", "two-sources", "no-source", "in-use", "no-cache"],
+    ids=["number", "name", "two-sources", "no-source", "in-use", "no-cache", "values", "names"],
 )
 def test_a_mistake_is_refused(raw, more, says):
     (raw / "Dataset003_Other").mkdir(parents=True)
