@@ -75,7 +75,7 @@ MUTANTS = {
     "placement barrier": ("placement.cu", "ends[thread] += add;\n            __syncthreads();", "ends[thread] += add;"),
     "edge reach": ("edge.cu", "tiles.near(sample, i - reach_i, end_i + reach_i", "tiles.near(sample, i, end_i"),
     "weights": ("gaussian.cu", "turn * period - 2 - c", "turn * period - c"),
-    "tally": ("plan.cu", "found += active[slot]", "found = active[slot]"),
+    "tally": ("plan.cu", "counts[1] = missed[0]", "counts[1] = lesions[0]"),
     "draw": ("plan.cu", "slot - before < number", "slot - before <= number"),
     "blend": ("blend.cu", "if (number[each]) write_label", "if (share[each]) write_label"),
     "tissue count": ("tissue.cu", "__float2int_rn(clamp_hu(value)) - HU_FIRST", "__float2int_rn(clamp_hu(value)) - HU_FIRST + 1"),
