@@ -52,6 +52,8 @@ class Plan:
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Self:
         """Take samples: a number, a slice or a list of numbers; always a plan. A slice is a view, which waits for nothing."""
+        if isinstance(which, slice) and which.indices(len(self)) == (0, len(self), 1):
+            return self
         if isinstance(which, slice) and which.step in (None, 1):
             views: dict[str, Any] = {name: tensor[which] for name, tensor in self.tensors().items()}
             return replace(self, spacing_mm=self.spacing_mm[which], **views)

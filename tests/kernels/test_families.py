@@ -21,6 +21,7 @@ from gpu_synth.kernels import _launch, warp
 from gpu_synth.kernels.cirrhosis import cirrhosis
 from gpu_synth.kernels.crop import Packed, crop
 from gpu_synth.kernels.growth import growth
+from gpu_synth.kernels.plan import tally
 from gpu_synth.kernels.tissue import tissue
 from gpu_synth.organs import LIVER
 
@@ -74,6 +75,7 @@ MUTANTS = {
     "placement barrier": ("placement.cu", "ends[thread] += add;\n            __syncthreads();", "ends[thread] += add;"),
     "edge reach": ("edge.cu", "tiles.near(sample, i - reach_i, end_i + reach_i", "tiles.near(sample, i, end_i"),
     "weights": ("gaussian.cu", "turn * period - 2 - c", "turn * period - c"),
+    "tally": ("plan.cu", "counts[1] = missed[0]", "counts[1] = lesions[0]"),
     "draw": ("plan.cu", "slot - before < number", "slot - before <= number"),
     "blend": ("blend.cu", "if (number[each]) write_label", "if (share[each]) write_label"),
     "tissue count": ("tissue.cu", "__float2int_rn(clamp_hu(value)) - HU_FIRST", "__float2int_rn(clamp_hu(value)) - HU_FIRST + 1"),
@@ -146,7 +148,8 @@ def synthesised(folder, order, monkeypatch):
     except LaunchError:
         return None
     lesion_model = (painted.image, painted.label, *lesion_plan.tensors().values())
-    made = (out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *diseased, *cut, *lesion_model)
+    counted = tally(plan.active, plan.skipped, "cupy")
+    made = (counted, out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *diseased, *cut, *lesion_model)
     return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in made)).hexdigest()
 
 
