@@ -114,5 +114,5 @@ instance_map_kernel(short* instances, unsigned char* touched, const long long* c
             instances[at] = lesion ? (short)number[deep] : (short)0;
             any |= lesion;
         }
-    if (any) touched[((sample * tiles_i + tile_i) * tiles_j + tile_j) * gridDim.x + blockIdx.x] = 1;
+    if (__syncthreads_or(any) && thread == 0) touched[((sample * tiles_i + tile_i) * tiles_j + tile_j) * gridDim.x + blockIdx.x] = 1;
 }
