@@ -4,10 +4,10 @@ Between two barriers a thread runs alone, in forward or in reversed order, and s
 orders gives another result. Shared memory starts as NaN in every block. What the GPU would refuse or hang on (a barrier that some threads
 do not reach, a wrong argument, too many threads) raises and names the kernel.
 
-Watched for memory, the sanitizers see every access. Watched for races, races.cpp does: whether a result changes or not, it finds accesses
-that nothing orders. The compiler's instrumentation calls it, so that sources stay as they are and nothing is parsed; it needs no order of
-threads but one, as it asks what orders two accesses and not which came first; and it is our own, as the thread sanitizer would take the
-turns of threads for an order.
+Watched for memory, sanitizers see every access. Watched for races, races.cpp does, called by what the compiler inserts for the thread
+sanitizer: it asks what orders two accesses, not whether a result changed. So one order of threads is enough, values that agree excuse
+nothing, and sources are compiled as they are. The sanitizer's own library would not do: it knows neither blocks nor their barriers, and
+takes threads that take turns for ordered.
 """
 
 import atexit
@@ -47,13 +47,14 @@ FLAGS = (
 PLAIN = ("-O2", "-fdata-sections", "-Wl,--no-undefined", f"-Wl,-T,{HERE / 'shared_memory.ld'}")
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 RACES = (
-    *("-O1", "-g1", "-fno-tree-loop-im", "-fno-threadsafe-statics"),  # no load moves to where the source has none
+    *PLAIN,
+    *("-O1", "-g1", "-fno-tree-loop-im"),  # no load moves to where the source has none
     *("-DWATCH_RACES", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1", "--param=tsan-instrument-func-entry-exit=0"),
-    *("-fdata-sections", "-Wl,--no-undefined", f"-Wl,-T,{HERE / 'shared_memory.ld'}"),
+    "-fno-threadsafe-statics",  # the emulator's own, which need no locks
 )
 BUILDS: dict[Watch | None, tuple[str, ...]] = {None: PLAIN, "memory": SANITIZED, "races": RACES}
 DETECTOR = ("-c", "-DWATCH_RACES", "-O2", "-fPIC", "-std=c++17", "-Wall", "-Werror", "-fvisibility=hidden", str(HERE / "races.cpp"))
-DEFAULT_LIBRARIES = ("-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s", "-lgcc")  # but not the thread sanitizer's: its functions are the detector's
+LIBRARIES = ("-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s", "-lgcc")  # all but the thread sanitizer's
 KERNEL = re.compile(r"__global__\s+(?:__launch_bounds__\(([^()]+)\)\s*)?void\s+(?:__launch_bounds__\(([^()]+)\)\s*)?(\w+)\s*\(")
 
 
@@ -74,7 +75,7 @@ class Emulator:
 
     Args:
         order: In which order threads and blocks run.
-        watch: For "memory", with the address and undefined-behaviour sanitizers, only under `run_sanitized`; for "races", with the detector.
+        watch: For "memory", by the address and undefined-behaviour sanitizers, only under `run_sanitized`; for "races", by the detector.
         folder: Where the sources are.
         defines: Names and values handed to the preprocessor.
     """
@@ -120,19 +121,17 @@ class Emulator:
         if self.watch == "races":
             races.launched[family, kernel] = library
             names = _parameters(self.folder / f"{family}.cu", kernel)
-            pointers = {name: value for name, value in zip(names, arguments, strict=True) if isinstance(value, int)}
-            if found := races.found(library, races.Launch(grid, block, self.order == "reversed", pointers)):
-                raise RaceError("\n  ".join([f"{where}: {len(found)} races", *found]))
+            launch = races.Launch(grid, block, self.order == "reversed", dict(zip(names, arguments, strict=True)))
+            if found := races.found(library, launch):
+                raise RaceError("\n  ".join([f"{where}: {len(found)} race{'s' * (len(found) > 1)}", *found]))
 
 
 def emulated(monkeypatch: pytest.MonkeyPatch, order: Literal["forward", "reversed"] = "forward", folder: Path = KERNELS) -> Emulator:
     """Let the launcher run kernels on CPU tensors for the rest of a test; watched where the process is."""
     from gpu_synth.kernels import _launch
 
-    emulator = Emulator(order, os.environ.get(WATCH), folder)
+    emulator = Emulator(order, os.environ.get(WATCH) or None, folder)
     monkeypatch.setattr(_launch, "RUNNER", emulator.run)
-    if SEEN in os.environ and not races.launched:
-        atexit.register(races.write, Path(os.environ[SEEN]))
     return emulator
 
 
@@ -169,6 +168,7 @@ def kernels_of(source: Path) -> dict[str, str]:
     return {name: before or after for before, after, name in KERNEL.findall(source.read_text())}
 
 
+@cache
 def _parameters(source: Path, kernel: str) -> list[str]:
     """Names of a kernel's parameters."""
     found = re.search(rf"\b{kernel}\s*\(([^)]*)\)\s*{{", source.read_text())
@@ -205,7 +205,7 @@ def _compiled(source: Path, defines: tuple[tuple[str, str], ...], watch: Watch |
     flags, emulator = [*FLAGS, *BUILDS[watch]], [path for path in sorted(HERE.iterdir()) if path.is_file() and path.suffix != ".py"]
     key = [*flags, *itertools.chain(*defines)]
     same_names = f"-ffile-prefix-map={source.parent.resolve()}/="  # in messages: a copy elsewhere is the same library
-    more = ["-x", "none", str(_made("races.o", DETECTOR, emulator, DETECTOR)), *DEFAULT_LIBRARIES] if watch == "races" else []
+    more = ["-x", "none", str(_made("races.o", DETECTOR, emulator, DETECTOR)), *LIBRARIES] if watch == "races" else []
     made_of = [source, *sorted(source.parent.glob("*.cuh")), *emulator]
     try:
         return _made(f"{source.stem}.so", key, made_of, [*flags, same_names, "-x", "c++", "-", *more], _wrapped(source, defines))
@@ -237,6 +237,7 @@ def _wrapped(source: Path, defines: tuple[tuple[str, str], ...]) -> str:
     ]
     lines = [
         f'#include "{HERE / "launch.hpp"}"',
+        "#pragma GCC poison memcpy memmove memset",  # which the race detector would not see
         *(f"#define {name} {value}" for name, value in defines),
         "namespace {",  # names of one source do not meet those of another, and -Wunused sees what none uses
         f'#include "{source.resolve()}"',
@@ -260,3 +261,7 @@ def _runtime(name: str) -> str:
 
 def _answer(question: str) -> str:
     return subprocess.run(["g++", question], capture_output=True, text=True, check=True).stdout
+
+
+if SEEN in os.environ:
+    atexit.register(races.write, Path(os.environ[SEEN]))

@@ -9,19 +9,38 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 Grid = tuple[int, int, int]
+KINDS = ("reads", "writes", "reads volatile", "writes atomically")
 
 
 class RaceError(RuntimeError):
     """Two threads met at a byte, and nothing ordered them."""
 
 
+class Launch(NamedTuple):
+    """What was launched: extents, whether blocks and threads ran in reversed order, and the arguments by their names."""
+
+    grid: Grid
+    block: Grid
+    reversed: bool
+    arguments: dict[str, int | np.generic]
+
+
 class Barrier(NamedTuple):
-    """A barrier that was passed, and whether two accesses were seen that nothing else keeps apart."""
+    """A barrier that was passed; and whether two accesses were seen that it alone keeps apart."""
 
     file: str
     line: int
     needed: bool
+
+
+class Seen(NamedTuple):
+    """What ran in a process that was watched: kernels by family and name, and barriers."""
+
+    kernels: set[tuple[str, str]]
+    barriers: set[Barrier]
 
 
 class _Side(ctypes.Structure):
@@ -36,23 +55,7 @@ class _Barrier(ctypes.Structure):
     _fields_ = [("file", ctypes.c_char_p), ("line", ctypes.c_int), ("needed", ctypes.c_int)]
 
 
-class Seen(NamedTuple):
-    """What ran in a process that was watched: kernels by family and name, and barriers."""
-
-    kernels: set[tuple[str, str]]
-    barriers: set[Barrier]
-
-
-launched: dict[tuple[str, str], ctypes.PyDLL] = {}  # kernels by family and name, each with the last library it ran in
-
-
-class Launch(NamedTuple):
-    """What was launched: extents, whether blocks and threads ran in reversed order, and the kernel's pointers by name."""
-
-    grid: Grid
-    block: Grid
-    reversed: bool
-    pointers: dict[str, int]
+launched: dict[tuple[str, str], ctypes.PyDLL] = {}  # kernels by family and name, each with the last library that it ran in
 
 
 def declare(library: ctypes.PyDLL) -> None:
@@ -63,18 +66,19 @@ def declare(library: ctypes.PyDLL) -> None:
 
 
 def found(library: ctypes.PyDLL, launch: Launch) -> list[str]:
-    """Races of the last launch, one a line, the same two places in the sources once."""
+    """Races of a library's last launch, two lines of the sources once each."""
     number = ctypes.c_size_t()
     races = library.emulator_races(ctypes.byref(number))[: number.value]
     if not races:
         return []
-    lines = _lines(library._name, [side.code - 1 for race in races for side in (race.now, race.then)])
-    return list(dict.fromkeys(_told(race, *lines[2 * at : 2 * at + 2], launch) for at, race in enumerate(races)))
+    lines = _lines(library._name, [side.code for race in races for side in (race.then, race.now)])
+    told = {(then, now): _told(race, then, now, launch) for race, then, now in zip(races, lines[::2], lines[1::2], strict=True)}
+    return list(told.values())
 
 
 def barriers(library: ctypes.PyDLL) -> list[Barrier]:
     """Barriers that a library's kernels have passed in this process."""
-    passed = takewhile(bool, map(library.emulator_barrier, count()))  # until a null pointer
+    passed = takewhile(bool, map(library.emulator_barrier, count()))  # up to a null pointer
     return [Barrier(Path(at[0].file.decode()).name, at[0].line, bool(at[0].needed)) for at in passed]
 
 
@@ -90,16 +94,14 @@ def read(file: Path) -> Seen:
     return Seen({(family, kernel) for family, kernel in kernels}, {Barrier(*barrier) for barrier in passed})
 
 
-def _told(race: _Race, now: str, then: str, launch: Launch) -> str:
-    kinds = ("reads", "writes", "reads atomically", "writes atomically")
+def _told(race: _Race, then: str, now: str, launch: Launch) -> str:
     sides = [
         f"thread {_place(side.thread, launch.block, launch.reversed)} of block {_place(side.block, launch.grid, launch.reversed)} "
-        f"{kinds[side.kind]} at {line}"
+        f"{KINDS[side.kind]} at {line}"
         for side, line in ((race.then, then), (race.now, now))
     ]
-    where = "shared memory" if race.shared else f"global memory, {_argument(race.address, launch.pointers)}"
-    what = "no barrier between" if race.now.block == race.then.block else "blocks are not ordered"
-    return f"{where}: {sides[0]}, {sides[1]}; {what}"
+    where = "shared memory" if race.shared else f"global memory, {_argument(race.address, launch)}"
+    return f"{where}: {sides[0]}, {sides[1]}; {'no barrier between' if race.now.block == race.then.block else 'blocks have no order'}"
 
 
 def _place(turn: int, extent: Grid, backwards: bool) -> Grid:
@@ -108,15 +110,17 @@ def _place(turn: int, extent: Grid, backwards: bool) -> Grid:
     return place % extent[0], place // extent[0] % extent[1], place // (extent[0] * extent[1])
 
 
-def _argument(address: int, pointers: dict[str, int]) -> str:
-    """Which of the arguments an address most likely lies in: that which points least far below."""
-    distance, name = min(((address - start, name) for name, start in pointers.items() if start <= address), default=(address, "address 0"))
-    return f"{name} + {distance} bytes"
+def _argument(address: int, launch: Launch) -> str:
+    """In which argument's memory an address most likely lies: that which begins least far below it."""
+    starts = [(value, name) for name, value in launch.arguments.items() if isinstance(value, int) and value <= address]
+    start, name = max(starts, default=(0, "address 0"))
+    return f"{name} + {address - start} bytes"
 
 
-def _lines(library: str, code: Sequence[int]) -> list[str]:
-    """File and line of the source for each place in the code, seen through whatever was inlined there."""
-    command = ["addr2line", "--inlines", "--addresses", f"--exe={library}", *map(hex, code)]
+def _lines(library: str, returns: Sequence[int]) -> list[str]:
+    """File and line of the source for each place in the code that a call returns to, seen through what the emulator has inlined there."""
+    command = ["addr2line", "--inlines", "--addresses", f"--exe={library}", *(hex(place - 1) for place in returns)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    frames = [part.split() for part in re.split(r"^0x[0-9a-f]+\n", said, flags=re.MULTILINE)[1:]]
-    return [next((Path(frame).name for frame in of if re.search(r"\.cuh?:\d", frame)), "an unknown line") for of in frames]
+    frames = re.split(r"^0x[0-9a-f]+\n", said, flags=re.MULTILINE)[1:]
+    sources = [re.search(r"(\w+\.cuh?:\d+)", of) for of in frames]
+    return [source[1] if source else "an unknown line" for source in sources]
