@@ -1,17 +1,16 @@
 // Finds every two accesses that nothing orders: to the same byte, by different threads, one of them a write, not both atomic, and either
 // in the same block with no barrier between them or, in global memory, in different blocks. That both write the same excuses nothing.
 //
-// g++ -fsanitize=thread calls a function before each access to memory. Those functions are ours, at the end of this file, and not the
-// thread sanitizer's, which knows neither blocks nor barriers. Threads take turns, one between two barriers; turns are counted through a
-// launch, so the number of a turn says which thread it was, of which block, between which barriers. Three turns are kept for every byte and
-// kind of access: the first, the last, and the last before it of another thread. They answer for all others: whether another block was
-// there, and whether another thread of this block was since the barrier. So among the accesses that were made, none is missed and none is
-// told wrongly.
+// g++ -fsanitize=thread calls a function before each access to memory: those at the end of this file, in place of the thread sanitizer's.
+// Threads take turns, a thread one between two barriers. Turns are counted through a launch, so a turn's number tells which thread it was,
+// of which block, between which barriers. For each byte and kind of access three turns are kept: the first, the last, and the last before
+// it of another thread. They stand for all others, as turns are in order: was another block there, was another thread of this block there
+// since the barrier? So of the accesses that were made none is missed, and none is told wrongly.
 //
-// Volatile accesses to global memory count as atomic, as PTX makes relaxed ones of them. Nothing orders blocks: of a flag and a fence this
-// knows nothing. Of local arrays, on the stacks, it knows nothing either.
+// Volatile accesses to global memory count as atomic, as PTX makes relaxed ones of them. Nothing else orders blocks: a flag behind a fence
+// is not understood. Stacks, and with them local arrays, are left out.
 //
-// Where two such accesses are kept apart by a barrier, or by passes of one and the same, that barrier is needed, and said to be.
+// Where two such accesses are kept apart by one barrier alone, or by several passes of it, that barrier is needed; others may not be.
 #include "races.hpp"
 
 #include <algorithm>
@@ -21,9 +20,10 @@
 #include <vector>
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
+#define OWN extern "C" __attribute__((visibility("hidden"))) char  // this library's: others have an `_end` too
 
-extern "C" char emulated_shared_start[], emulated_shared_end[];  // shared_memory.ld
-extern "C" char __ehdr_start[], _end[];                          // of the whole library
+OWN emulated_shared_start[], emulated_shared_end[];  // shared_memory.ld
+OWN __ehdr_start[], _end[];                          // of the whole library
 
 namespace {
 
@@ -60,7 +60,7 @@ struct Race {
     int shared;
     struct Side {
         int kind;
-        unsigned code, block, thread;  // block and thread: the how manieth that ran
+        unsigned code, block, thread;  // how many blocks had run, how many threads of this one
     } now, then;
 };
 struct Barrier {
@@ -73,10 +73,12 @@ constexpr size_t MOST_RACES = 32;  // that are told of a launch
 bool watching;
 uintptr_t stack, stack_bytes;
 unsigned threads;
-uint32_t turn;                                     // that goes on, or the last one
-uint32_t before_block, before_epoch, before_only;  // turns before: this block, the last barrier, the one barrier that was passed since
-Barrier* passed;                                   // last, by this block
-std::vector<uint32_t> blocks;                      // `before_block` of each
+uint32_t turn;                 // that goes on, or the last one
+uint32_t before_block;         // the last turn before this block,
+uint32_t before_epoch;         // before it passed its last barrier,
+uint32_t before_only;          // before it passed that one and no other, again and again
+Barrier* passed;               // that one
+std::vector<uint32_t> blocks;  // `before_block` of each
 std::vector<Race> races_found;
 std::deque<Barrier> barriers;  // of all launches so far
 std::unordered_map<uintptr_t, Page> pages;

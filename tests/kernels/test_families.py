@@ -96,23 +96,23 @@ MUTANTS = {
     "crop border": ("crop.cu", "k + EACH <= whole[2]", "k < whole[2]"),
     "interpolation neighbour": ("resample.cuh", "max(from + 1, 0)", "max(from + 2, 0)"),
 }  # fmt: skip
-WITHOUT_A_BARRIER = {
-    "smoothing": ("smoothing.cuh", "        __syncthreads();\n        const int columns", "        const int columns"),
-    "lines": ("smoothing.cuh", "        __syncthreads();\n#pragma unroll 8", "#pragma unroll 8"),
-    "placement": ("placement.cu", "ends[thread] += add;\n            __syncthreads();", "ends[thread] += add;"),
-    "tissue": ("tissue.cu", "    }\n    __syncthreads();\n    counts +=", "    }\n    counts +="),
-    "traits": ("traits.cu", "- SCAN_WORDS));\n    __syncthreads();", "- SCAN_WORDS));"),
-    "sites": ("sites.cu", "&first, thread);\n        }\n        __syncthreads();", "&first, thread);\n        }"),
-    "lesion": ("lesion.cu", "+ item];\n        __syncthreads();", "+ item];"),
-    "growth": ("growth.cu", ">> 4);\n    }\n    __syncthreads();", ">> 4);\n    }"),
-    "medians": ("resample.cuh", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
-    "nodules": ("cirrhosis.cu", "        __syncthreads();\n        float value", "        float value"),
-    "surface": ("surface.cuh", "(unsigned short)sum;\n    }\n    __syncthreads();", "(unsigned short)sum;\n    }"),
+BARRIERS = {
+    "smoothing": ("smoothing.cuh", "__syncthreads();\n        const int columns"),
+    "lines": ("smoothing.cuh", "__syncthreads();\n#pragma unroll 8"),
+    "placement": ("placement.cu", "ends[thread] += add;\n            __syncthreads();"),
+    "tissue": ("tissue.cu", "    }\n    __syncthreads();\n    counts +="),
+    "traits": ("traits.cu", "- SCAN_WORDS));\n    __syncthreads();"),
+    "sites": ("sites.cu", "&first, thread);\n        }\n        __syncthreads();"),
+    "lesion": ("lesion.cu", "+ item];\n        __syncthreads();"),
+    "growth": ("growth.cu", ">> 4);\n    }\n    __syncthreads();"),
+    "medians": ("resample.cuh", "WIDE_I);\n        __syncthreads();"),
+    "nodules": ("cirrhosis.cu", "__syncthreads();\n        float value"),
+    "surface": ("surface.cuh", "(unsigned short)sum;\n    }\n    __syncthreads();"),
 }  # fmt: skip
 
 
 def synthesised(folder, order, monkeypatch, watched=()):
-    """Digest of everything that comes of two samples; None where the emulator objects; the races of watched families, where they have any."""
+    """Digest of everything that comes of two samples, or None where the emulator itself objects; or how a watched family races."""
     watch, plain = Emulator(order, "races", folder), emulated(monkeypatch, order, folder)
     monkeypatch.setattr(_launch, "RUNNER", lambda family, *launch: (watch if family in watched else plain).run(family, *launch))
     image, label = scans(2, (41, 36, 40))
@@ -192,9 +192,9 @@ def test_a_mutated_kernel_is_caught(file, right, wrong, expected, tmp_path, monk
     pytest.fail("the mutant made the same tumours")
 
 
-@pytest.mark.parametrize(("file", "right", "wrong"), WITHOUT_A_BARRIER.values(), ids=WITHOUT_A_BARRIER)
-def test_a_missing_barrier_is_a_race(file, right, wrong, tmp_path, monkeypatch):
-    mutated(tmp_path, file, right, wrong)
-    families = [family for family, source in _launch.sources().items() if right in _launch.source_text(source)]
+@pytest.mark.parametrize(("file", "around"), BARRIERS.values(), ids=BARRIERS)
+def test_a_missing_barrier_is_a_race(file, around, tmp_path, monkeypatch):
+    mutated(tmp_path, file, around, around.replace("__syncthreads();", ""))
+    families = [family for family, source in _launch.sources().items() if around in _launch.source_text(source)]
     said = apart(tmp_path, "forward", monkeypatch, families) or ""
     assert re.search(rf"^\w+_kernel of \w+\.cu: \d+ races?\n  shared memory: .* at {file}:\d+", said), said
