@@ -61,6 +61,7 @@ count_kernel(int* per_row, int* counts, const void* label, int kind, long long o
 }
 
 // Index of the bin that holds `value`, of n bins of `size(index)`; `value` becomes its rank within. Bins are scanned a block at a time.
+// Each `Size` has shared memory of its own: a second search by the same one needs a barrier before it.
 template <class Size>
 __device__ int find_bin(int n, long long& value, Size size) {
     __shared__ long long ends[THREADS];
@@ -85,10 +86,8 @@ __device__ int find_bin(int n, long long& value, Size size) {
         __syncthreads();
         if (value < before) break;
     }
-    const int bin = found;
     value = rank;
-    __syncthreads();
-    return bin;
+    return found;
 }
 
 // One lesion slot of one sample a block: blocks (slots, samples). Bytes and operations: a slice's rows and a row's square of neighbours.
