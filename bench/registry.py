@@ -90,9 +90,9 @@ def _plan(device: torch.device, setting: Setting) -> Case:
 
 def _placement(device: torch.device, setting: Setting) -> Case:
     label, uid = patches(device, setting)[1][:, 0], _uids(device, setting)
-    site, extent = placement.Site(ORGAN, TUMOUR, (2, 2, 2)), torch.tensor((0.3, 0.7), device=device)
+    site, extent = placement.Site(ORGAN, TUMOUR, (2, 2, 2)), (0.3, 0.7)
     slots = sum(slots_of(presets.published()))
-    return Case(lambda: placement.place(label, site, extent, slots, SEED, uid, _backend(setting)), (label, extent, uid))
+    return Case(lambda: placement.place(label, site, extent, slots, SEED, uid, _backend(setting)), (label, uid))
 
 
 def _shape(device: torch.device, setting: Setting) -> Case:

@@ -85,10 +85,10 @@ def _show_ratios(result: Result, console: Console) -> None:
 
 def _parts(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Rows that share columns, under their titles."""
-    parts: dict[str, list[Row]] = {"kernel families": [], "synthesis": [], "beside it": []}
+    parts: dict[str, list[Row]] = {"kernel families": [], "synthesis": [], "its host": [], "beside it": []}
     for row in rows:
-        beside = row.source is not None or row.backend is None
-        parts["beside it" if beside else "kernel families" if row.size_class is None else "synthesis"].append(row)
+        of_call = "its host" if row.launches else "beside it" if row.source else "synthesis"
+        parts["kernel families" if row.size_class is None and row.backend else of_call].append(row)
     return [(title, part) for title, part in parts.items() if part]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,9 @@ def check_range(name: str, values: Sequence[float]) -> None:
 
 def check_seed(seed: Any) -> int:
     """Refuse what is no 64-bit integer."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**63:
         raise ValueError(f"seed must be an integer of 64 bits, got {seed!r}")
-    return seed
+    return int(seed)
 
 
 def check_labels(organ_label: Any, tumor_label: Any) -> None:
@@ -84,7 +85,7 @@ def check_images(image: Any, label: Any, organ_label: int, tumor_label: int) -> 
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor() makes one of a NumPy array")
         if value.ndim != 5 or value.shape[1] != 1 or 0 in value.shape:
-            mend = "; add the batch axis: x[None]" if value.ndim == 4 else ""
+            mend = {3: "; add batch and channel: x[None, None]", 4: "; add the batch axis: x[None]"}.get(value.ndim, "")
             raise ValueError(f"{name} must be (b, 1, i, j, k) with no empty axis, got {tuple(value.shape)}{mend}")
     if not image.is_floating_point():
         raise TypeError(f"image must be floating HU, got {image.dtype}; convert it: image.float()")

@@ -87,7 +87,7 @@ def kinds_of(value: Any) -> tuple[LesionKind, ...]:
                 raise ValueError(f"a kind must have name, prob and body, got one without {missing[0]!r}: {dict(kind)}")
             kind = LesionKind(**{name: as_tuple(part) for name, part in kind.items()})
         if not isinstance(kind, LesionKind):
-            raise ValueError(f"kinds must hold LesionKind or mappings of its fields, got {kind!r}")
+            raise ValueError(f"kinds must hold LesionKind or mappings of its fields, got {kind!r}; presets.get('liver').kinds has some")
         _check_kind(kind)
         kinds.append(kind)
     return tuple(kinds)

@@ -173,6 +173,9 @@ class LesionPlan(Plan):
         for centre in self.centre_vox[self.active].tolist():
             check_centre(centre, self.whole_vox)
 
+    def _editable(self) -> list[str]:
+        return [*super()._editable(), *(name for name in NAMES if name not in OUTLINES)]
+
     def _sizes(self) -> dict[str, int]:
         return {**super()._sizes(), "traits": Trait.COLUMNS}
 

@@ -139,7 +139,8 @@ def _check(preset: LesionPreset) -> None:
     for name, length in {"size_mm": 5, "size_prob": 4, "size_prob_start": 4, "halo": 2, **dict.fromkeys(_RANGES, 2)}.items():
         value = getattr(preset, name)
         if not isinstance(value, tuple) or len(value) != length or not all(is_number(part) for part in value):
-            raise ValueError(f"{name} must hold {length} finite numbers, got {value}")
+            mend = f"; for no other give it twice: ({value}, {value})" if length == 2 and is_number(value) else ""
+            raise ValueError(f"{name} must hold {length} finite numbers, got {value}{mend}")
     for name in _LENGTHS:
         value = getattr(preset, name)
         if not is_number(value) or (value < 0 and name not in _SIGNED):
@@ -191,4 +192,4 @@ def _check_kinds(preset: LesionPreset) -> None:
     sizes = (("size_prob", preset.size_prob), ("size_prob_start", preset.size_prob_start))
     for name, probs in (*sizes, ("kinds' prob", tuple(kind.prob for kind in preset.kinds))):
         if any(prob < 0 for prob in probs) or abs(sum(probs) - 1.0) > 1e-6:
-            raise ValueError(f"{name} must add up to 1, got {probs}, which adds up to {sum(probs):g}")
+            raise ValueError(f"{name} must add up to 1, got {probs}, which adds up to {sum(probs):g}; divide by that")

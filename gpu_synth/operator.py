@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpu_synth.kernels._launch import resolve
+from gpu_synth.kernels.plan import tally
 from gpu_synth.lesion_model import composite_lesions, render_lesions
 from gpu_synth.lesion_plan import LesionPlan
 from gpu_synth.lesion_preset import LesionPreset
@@ -43,7 +44,7 @@ def _synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing
             drawn = synth.sample_plan(image, label, spacing, uid)
             assert isinstance(drawn, LesionPlan)
             image, label = composite_lesions(image, label, drawn, (0, 0, 0), *labels, backend, donated=donated)
-            return image, label, torch.stack((drawn.active.sum(), drawn.skipped.sum()))
+            return image, label, tally(drawn.active, drawn.skipped, backend)
 
         if replays is None:
             return make_all(image, label, uid)
@@ -59,7 +60,7 @@ def _synthesize(synth: "TumorSynthesizer", image: Tensor, label: Tensor, spacing
     made_once = replays and replays(make, (label, uid), spacing, synth.seed)
     plan, lesions = made_once or make(label, uid)
     image, label = composite(image, label, lesions, *labels, backend)
-    return image, label, torch.stack((plan.active.sum(), plan.skipped.sum()))
+    return image, label, tally(plan.active, plan.skipped, backend)
 
 
 def render_plan(synth: "TumorSynthesizer", image: Tensor, label: Tensor, plan: Plan, origin_vox: Sequence[int]) -> Render:

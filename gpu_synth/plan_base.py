@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from importlib import import_module
 from os import PathLike
 from typing import Any, Literal
@@ -51,6 +52,8 @@ class Plan:
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Self:
         """Take samples: a number, a slice or a list of numbers; always a plan. A slice is a view, which waits for nothing."""
+        if isinstance(which, slice) and which.indices(len(self)) == (0, len(self), 1):
+            return self
         if isinstance(which, slice) and which.step in (None, 1):
             views: dict[str, Any] = {name: tensor[which] for name, tensor in self.tensors().items()}
             return replace(self, spacing_mm=self.spacing_mm[which], **views)
@@ -111,7 +114,10 @@ class Plan:
         old = self.tensors()
         for name, value in tensors.items():
             if name not in old:
-                raise ValueError(f"plan field must be one of {', '.join(old)}, got {name!r}")
+                known = self._editable()
+                close = get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"plan field must be one of {', '.join(known)}, got {name!r}{hint}")
             if not isinstance(value, Tensor) or value.shape != old[name].shape:
                 raise ValueError(f"{name} must be a tensor of shape {tuple(old[name].shape)}, got {described(value)}")
         changed: dict[str, Any] = {name: value.to(old[name].device, old[name].dtype) for name, value in tensors.items()}
@@ -124,6 +130,10 @@ class Plan:
         for name, tensor in self.tensors().items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+    def _editable(self) -> list[str]:
+        """What `edit` takes."""
+        return list(self.tensors())
 
     def _host(self) -> dict[str, Any]:
         """What is no tensor and the same for all samples."""

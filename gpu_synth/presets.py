@@ -179,6 +179,7 @@ _LIVER_HU2022 = Preset(
     contrast_hu=(-145.0, -65.0),
 )
 
+_OPTIONS = ("preset", "prob", "seed", "backend", "scope", "organ_label", "tumor_label", "graph")  # of `TumorSynthesizer`
 _PRESETS: dict[str, Preset | LesionPreset] = {preset.name: preset for preset in (_LIVER_HU2022, *ORGANS)}
 
 
@@ -210,7 +211,8 @@ def get(name: "str | Preset | LesionPreset" = "", /, **overrides: Any) -> Preset
     known = [field.name for field in fields(start) if field.name != "name"]
     for key in overrides:
         if key not in known:
-            raise ValueError(f"preset field must be one of {', '.join(known)}, got {key!r}{_nearest(key, known)}")
+            mend = "; it is an option of its own, not of the preset" if key in _OPTIONS else _nearest(key, known)
+            raise ValueError(f"preset field must be one of {', '.join(known)}, got {key!r}{mend}")
     preset = replace(start, **overrides)
     check_effective(preset, start)
     return preset

@@ -78,13 +78,13 @@ def lesions_of(label: Tensor, plan: TumorPlan, origin_vox: Sequence[int], organ_
     """
     with full_precision(label.device, backend):
         return [
-            _lesions_of(label[rows, 0], plan, rows, origin_vox, organ_label, backend)
+            _lesions_of(label[rows, 0], plan[rows], rows, origin_vox, organ_label, backend)
             for rows in together(plan.spacing_mm, backend, label.device)
         ]
 
 
-def _lesions_of(label: Tensor, whole_plan: TumorPlan, rows: slice, origin_vox: Sequence[int], organ_label: int, backend: str) -> Lesions:
-    plan = whole_plan if rows == slice(0, len(whole_plan)) else whole_plan[rows]
+def _lesions_of(label: Tensor, plan: TumorPlan, rows: slice, origin_vox: Sequence[int], organ_label: int, backend: str) -> Lesions:
+    """Those of some samples, given their labels and their plan."""
     looks = looks_at_values(backend, label.device)
     if looks and not plan.active.any():
         nowhere = torch.zeros_like(label[:0], dtype=torch.float32)

@@ -76,6 +76,7 @@ def find_files(argument: str, where: str | Path) -> list[tuple[str, Path]]:
     if not found:
         raise ValueError(
             f"{argument} must be a folder of .nii or .nii.gz files or of DICOM folders, or a quoted glob that finds some, got {where}"
+            f"{'' if Path(where).exists() or glob.has_magic(str(where)) else ', which is not there'}"
         )
     named = [(stem(path), path) for path in found]
     if literal or not _WILD.search(pattern):

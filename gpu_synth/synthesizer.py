@@ -11,7 +11,6 @@ from gpu_synth import presets
 from gpu_synth.checks import check_images, check_options, check_plan, check_seed, check_spacing, check_uid
 from gpu_synth.counting import CountingModule
 from gpu_synth.graph import Replays
-from gpu_synth.kernels._cached import on_device
 from gpu_synth.kernels._launch import compile_all, resolve
 from gpu_synth.kernels.placement import Site, place
 from gpu_synth.kernels.plan import draw
@@ -118,7 +117,7 @@ class TumorSynthesizer(CountingModule):
         """Plan samples of one spacing."""
         bounds, slots = Bounds.of(preset), slots_of(preset)
         site = Site(self.organ_label, self.tumor_label, margin_vox(preset.erosion_mm, spacing_mm[0]), preset.axial_axis)
-        centre_vox, possible = place(label, site, on_device(preset.extent, uid.device), sum(slots), self.seed, uid, backend)
+        centre_vox, possible = place(label, site, preset.extent, sum(slots), self.seed, uid, backend)
         draws = draw(*parameter_table(preset, self.prob, uid.device), slots, self.seed, uid, possible, backend)
         whole_vox = (label.shape[1], label.shape[2], label.shape[3])
         field = texture_field(self.seed, uid, whole_vox, spacing_mm[0], draws.density_sigma_mm, draws.grain_sigma_mm, bounds)

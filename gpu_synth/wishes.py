@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from gpu_synth.checks import check_choice
 from gpu_synth.kernels._columns import Trait
 from gpu_synth.kernels.sites import MOST_TOTAL
 from gpu_synth.kernels.traits import Traits, traits_torch
@@ -106,11 +107,9 @@ def _wish(preset: LesionPreset, image: Tensor, wish: Any) -> Wish:
         raise TypeError(f"a lesion must be a mapping of {', '.join(known)}, got {wish!r}")
     out: dict[str, Any] = {}
     for name, value in wish.items():
-        if name not in known:
-            raise ValueError(f"what is asked of a lesion must be one of {', '.join(known)}, got {name!r}")
+        check_choice("what is asked of a lesion", name, known)
         if name == "kind":
-            if value not in kinds:
-                raise ValueError(f"kind must be one of {', '.join(kinds)}, got {value!r}")
+            check_choice("kind", value, kinds)
             out[name] = value
         elif name == "centre_vox":
             out[name] = _inside(value, image)

@@ -29,7 +29,7 @@ class Lattice(NamedTuple):
 
 
 class Field(NamedTuple):
-    """A texture's random field: its key, its cells, its widths, which are `(b,)` or one an axis `(b, 3)`, in units of the spacing's."""
+    """A texture's random field: its key, its cells, its widths, `(b,)` or one an axis `(b, 3)`: mm at a spacing, voxels without one."""
 
     seed: int
     uid: Int[Tensor, " b"]

@@ -17,6 +17,7 @@ and maxima a voxel of the box around it, and some 30 gathers for each voxel near
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -131,10 +132,15 @@ def _alter_cuda(
     _launch.launch("cirrhosis", "nodules_kernel", grid, block, [profile, wave, marks, *asked, *shape, *origin_vox, *spacing_mm])
     smooth = torch.empty_like(profile)  # near the surface only
     _launch.launch("cirrhosis", "smooth_kernel", grid, block, [smooth, image, marks, *asked, kinds[0], *shape])
-    surface: list[object] = [sum(w << 8 * d for d, w in enumerate(weights(mm))) for mm in spacing_mm]
-    surface += [x for mm in spacing_mm for x in (slope_scale(mm), sigma_vox(mm) * mm, mm)]
     read: list[object] = [smooth, profile, marks, old_label, *asked, *kinds, organ_label, *shape]
-    _launch.launch("cirrhosis", "cirrhosis_kernel", grid, block, [image, label, *read, *surface])
+    _launch.launch("cirrhosis", "cirrhosis_kernel", grid, block, [image, label, *read, *_of_surface(tuple(spacing_mm))])
+
+
+@lru_cache(maxsize=64)
+def _of_surface(spacing_mm: tuple[float, ...]) -> tuple[float, ...]:
+    """What the kernel is told of a surface: each axis' weights, a byte each, then each one's scale of slopes, sigma and spacing in mm."""
+    bits = [sum(weight << 8 * distance for distance, weight in enumerate(weights(mm))) for mm in spacing_mm]
+    return (*bits, *(x for mm in spacing_mm for x in (slope_scale(mm), sigma_vox(mm) * mm, mm)))
 
 
 def cirrhosis_torch(

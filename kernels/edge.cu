@@ -40,13 +40,16 @@ edge_columns_kernel(unsigned short* out, unsigned char* changing, const unsigned
     in += blockIdx.z * inner * n;
     out += blockIdx.z * inner * n;
     if (__syncthreads_or(needed)) {
+        bool left = false;
         smooth_columns<float, float>(
             weights + sample * n * n, band + sample * 2 * n, n, n, inner, [=](int column, long long at) { return from_share(in[column * inner + at]); },
-            [=](int row, long long at, float sum) {
+            [&](int row, long long at, float sum) {
                 const unsigned short share = to_share(sum);
                 out[row * inner + at] = share;
-                if (last && share) changing[((sample * tiles_i + first / TILE_I) * tiles_j + j / TILE_J) * tiles_k + k / TILE_K] = 1;
+                left |= share != 0;
             });
+        volatile unsigned char* const marks = changing;  // threads and blocks may mark one tile: relaxed stores to PTX, which may meet
+        if (last && left) marks[((sample * tiles_i + first / TILE_I) * tiles_j + j / TILE_J) * tiles_k + k / TILE_K] = 1;
         return;
     }
     if (place < inner)

@@ -141,7 +141,8 @@ need_kernel(short* time, int* need, short* number, int* total, int* rows, const 
 }
 
 // One window of steps, one tile of cells a block; none that no growing lesion can have reached. Times are written in place, while other
-// blocks read them: those of this window have no part in it, as none is mature before the next, and a time not yet written is none.
+// blocks read them: those of this window have no part in it, as none is mature before the next, and a time not yet written is none. They
+// are volatile, relaxed loads and stores to PTX: a load sees the one or the other, and nothing else.
 // Bytes: 3.3 of times and 4 of thresholds read a cell; operations: some 150, and up to six times that in a cell that is invaded.
 extern "C" __global__ void __launch_bounds__(THREADS)
 grow_kernel(short* time, int* total, int* rows, const int* need, const short* number, int windows, int slots, int n_i, int n_j, int n_k,
@@ -151,6 +152,7 @@ grow_kernel(short* time, int* total, int* rows, const int* need, const short* nu
     const Grid grid = {{n_i, n_j, n_k}, {split_i, split_j, split_k}};
     const Three n = grid.cells(), start = tile_of(n);
     const int thread = threadIdx.x, step = window * MATURITY, last = step + MATURITY - 1;
+    volatile short* const times = time;
     const long long sample = blockIdx.z;
     bool near = false;
     for (int slot = thread; slot < slots; slot += THREADS) {
@@ -165,7 +167,7 @@ grow_kernel(short* time, int* total, int* rows, const int* need, const short* nu
     if (!__syncthreads_or(near)) return;
     for (int item = thread; item < WIDE; item += THREADS) {
         const int i = start.i + item / (WIDE_J * WIDE_K) - 1, j = start.j + item / WIDE_K % WIDE_J - 1, k = start.k + item % WIDE_K - 1;
-        invaded[item] = (short)((n.holds(i, j, k) ? (unsigned short)time[n.at(sample, i, j, k)] : 0xFFFFu) >> 4);
+        invaded[item] = (short)((n.holds(i, j, k) ? (unsigned short)times[n.at(sample, i, j, k)] : 0xFFFFu) >> 4);
     }
     __syncthreads();
     const int j = start.j + thread / TILE_K, k = start.k + thread % TILE_K;
@@ -192,7 +194,7 @@ grow_kernel(short* time, int* total, int* rows, const int* need, const short* nu
         int until = last + 1, before = exposure(cell, until), after = 0;
         if (before < threshold) continue;
         while (before >= threshold) after = before, before = exposure(cell, --until);
-        time[at] = (short)(UNITS * until + (UNITS * (threshold - before) - 1) / (after - before));
+        times[at] = (short)(UNITS * until + (UNITS * (threshold - before) - 1) / (after - before));
         if (grid.middle(i, j, k)) atomicAdd(&total[(sample * slots + number[grid.voxel(sample, i, j, k)] - 1) * (windows + 1) + window + 1], 1);
     }
 }

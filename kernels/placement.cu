@@ -61,6 +61,7 @@ count_kernel(int* per_row, int* counts, const void* label, int kind, long long o
 }
 
 // Index of the bin that holds `value`, of n bins of `size(index)`; `value` becomes its rank within. Bins are scanned a block at a time.
+// Each `Size` has shared memory of its own: a second search by the same one needs a barrier before it.
 template <class Size>
 __device__ int find_bin(int n, long long& value, Size size) {
     __shared__ long long ends[THREADS];
@@ -85,15 +86,13 @@ __device__ int find_bin(int n, long long& value, Size size) {
         __syncthreads();
         if (value < before) break;
     }
-    const int bin = found;
     value = rank;
-    __syncthreads();
-    return bin;
+    return found;
 }
 
 // One lesion slot of one sample a block: blocks (slots, samples). Bytes and operations: a slice's rows and a row's square of neighbours.
 extern "C" __global__ void __launch_bounds__(THREADS)
-pick_kernel(long long* centre_vox, bool* possible, const int* per_row, const int* counts, const void* label, const long long* uid, const float* extent,
+pick_kernel(long long* centre_vox, bool* possible, const int* per_row, const int* counts, const void* label, const long long* uid, float extent_low, float extent_high,
             unsigned long long seed, int kind, long long organ, int rows, int columns, int axials, long long row_stride, long long column_stride,
             long long axial_stride, int row_margin, int column_margin, int row_axis, int column_axis, int axial_axis) {
     __shared__ int ends[2];
@@ -108,7 +107,7 @@ pick_kernel(long long* centre_vox, bool* possible, const int* per_row, const int
     __syncthreads();
 
     const float first = (float)ends[0], height = (float)ends[1] - first;
-    const float low = first + extent[0] * height, high = fmaxf(first + extent[1] * height, low + 1e-3f);
+    const float low = first + extent_low * height, high = fmaxf(first + extent_high * height, low + 1e-3f);
     const auto weight = [&](int axial) -> long long {
         if (count[axial] == 0) return 0;
         const float k = (float)axial, overlap = fmaxf(fminf(k + 0.5f, high) - fmaxf(k - 0.5f, low), 0.0f);

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gpu_synth.kernels import _launch
@@ -52,7 +52,7 @@ class Site(NamedTuple):
 def place(
     label: Int[Tensor, "b i j k"],
     site: Site,
-    extent: Float[Tensor, "2"],
+    extent: tuple[float, float],
     slots: int,
     seed: int,
     uid: Int[Tensor, " b"],
@@ -78,7 +78,7 @@ def place(
     return (_place_cuda if backend == "cupy" else place_torch)(label, site, extent, slots, seed, uid)
 
 
-def _place_cuda(label: Tensor, site: Site, extent: Tensor, slots: int, seed: int, uid: Tensor) -> Placement:
+def _place_cuda(label: Tensor, site: Site, extent: tuple[float, float], slots: int, seed: int, uid: Tensor) -> Placement:
     label = label.contiguous()
     b, *shape = label.shape
     axes = (*site.in_plane, site.axial_axis)
@@ -93,13 +93,13 @@ def _place_cuda(label: Tensor, site: Site, extent: Tensor, slots: int, seed: int
     _launch.launch("placement", "count_kernel", grid, (128, 1, 1), (per_row, counts, label, kind, organ, site.tumor_label, *sizes))
     centre = torch.empty(b, slots, 3, dtype=torch.int64, device=label.device)
     possible = torch.empty(b, dtype=torch.bool, device=label.device)
-    key = [uid, extent, _launch.key(seed), kind, organ]
+    key = [uid, *extent, _launch.key(seed), kind, organ]
     arguments: list[object] = [centre, possible, per_row, counts, label, *key, *sizes, *axes]
     _launch.launch("placement", "pick_kernel", (slots, b, 1), (128, 1, 1), arguments)
     return Placement(centre, possible)
 
 
-def place_torch(label: Tensor, site: Site, extent: Tensor, slots: int, seed: int, uid: Tensor) -> Placement:
+def place_torch(label: Tensor, site: Site, extent: tuple[float, float], slots: int, seed: int, uid: Tensor) -> Placement:
     """Twin of the kernels."""
     organ = label == site.organ_label
     eroded = erode(organ, [site.margin_vox[axis] if axis in site.in_plane else 0 for axis in range(3)])
@@ -135,7 +135,7 @@ def erode(mask: Bool[Tensor, "b i j k"], radius_vox: Sequence[int]) -> Bool[Tens
     return out
 
 
-def _slice_weights(occupied: Bool[Tensor, "b k"], extent: Float[Tensor, "2"]) -> Int[Tensor, "b k"]:
+def _slice_weights(occupied: Bool[Tensor, "b k"], extent: tuple[float, float]) -> Int[Tensor, "b k"]:
     """Share of z0 + U(extent)·(z1 − z0) that rounds to each slice, in 65536ths of a slice."""
     k = torch.arange(occupied.shape[1], dtype=torch.float32, device=occupied.device)
     first = torch.where(occupied, k, occupied.shape[1]).amin(-1, keepdim=True)

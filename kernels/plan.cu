@@ -68,3 +68,21 @@ draw_kernel(bool* skipped, bool* active, float* radii_mm, float* elastic_mm, flo
         }
     }
 }
+
+// Lesions and skipped samples of a plan, counted by one block. Bytes: 1 read a slot and a sample.
+extern "C" __global__ void __launch_bounds__(THREADS)
+tally_kernel(long long* counts, const bool* active, const bool* skipped, long long slots, long long samples) {
+    __shared__ long long lesions[THREADS], missed[THREADS];
+    const int thread = threadIdx.x;
+    long long found = 0, left = 0;
+    for (long long slot = thread; slot < slots; slot += THREADS) found += active[slot];
+    for (long long sample = thread; sample < samples; sample += THREADS) left += skipped[sample];
+    lesions[thread] = found;
+    missed[thread] = left;
+    __syncthreads();
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        if (thread < half) lesions[thread] += lesions[thread + half], missed[thread] += missed[thread + half];
+        __syncthreads();
+    }
+    if (thread == 0) counts[0] = lesions[0], counts[1] = missed[0];
+}

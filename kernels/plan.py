@@ -121,6 +121,29 @@ def _draw_cuda(scan_row: Tensor, group_rows: Tensor, slots: Sequence[int], seed:
     return Draws(skipped, active, radii_mm, elastic_mm, *scalars.unbind())
 
 
+def tally(active: Bool[Tensor, "b slots"], skipped: Bool[Tensor, " b"], backend: str = "torch") -> Int[Tensor, "2"]:
+    """Count lesions and skipped samples of a plan, int64, on its device.
+
+    Args:
+        active: Slots in use.
+        skipped: Samples that were to be altered and cannot be.
+        backend: "torch" or "cupy".
+    """
+    return (_tally_cuda if backend == "cupy" else tally_torch)(active, skipped)
+
+
+def _tally_cuda(active: Tensor, skipped: Tensor) -> Tensor:
+    counts = torch.empty(2, dtype=torch.int64, device=active.device)
+    of_plan = (active.contiguous(), skipped.contiguous(), active.numel(), skipped.numel())
+    _launch.launch("plan", "tally_kernel", (1, 1, 1), (256, 1, 1), (counts, *of_plan))
+    return counts
+
+
+def tally_torch(active: Tensor, skipped: Tensor) -> Tensor:
+    """Twin of the kernel."""
+    return torch.stack((active.sum(), skipped.sum()))
+
+
 def draw_torch(scan_row: Tensor, group_rows: Tensor, slots: Sequence[int], seed: int, uid: Tensor, possible: Tensor) -> Draws:
     """Twin of the kernel."""
     word = words(seed, uid, Purpose.SCAN, 1, Word.WORDS)[:, 0]

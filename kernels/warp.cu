@@ -19,28 +19,32 @@ struct Slot {
 };
 
 // What a slot asks for; a push of 0 where it is not in use or its values make no sense.
-__device__ Slot asked(const float* centre_vox, const float* radius_mm, const float* strength, const bool* active, long long slot, const double* spacing_mm) {
+__device__ Slot asked(const float* centre_vox, float radius_mm, float strength, const bool* active, long long slot, const double* spacing_mm) {
     Slot of = {};
-    bool use = active[slot] && radius_mm[slot] > 0.0f && radius_mm[slot] <= MOST_RADIUS_MM && isfinite(strength[slot]) && strength[slot] > 0.0f;
+    bool use = active[slot] && radius_mm > 0.0f && radius_mm <= MOST_RADIUS_MM && isfinite(strength) && strength > 0.0f;
     for (int axis = 0; axis < 3; ++axis) use = use && isfinite(centre_vox[3 * slot + axis]);
     for (int axis = 0; axis < 3; ++axis) of.centre_mm[axis] = use ? (double)centre_vox[3 * slot + axis] * spacing_mm[axis] : 0.0;
-    of.reach_mm = use ? (double)radius_mm[slot] * REACH : 1.0;
-    of.push = use ? (double)strength[slot] / 100.0 : 0.0;
+    of.reach_mm = use ? (double)radius_mm * REACH : 1.0;
+    of.push = use ? (double)strength / 100.0 : 0.0;
     return of;
 }
 
 // One sample a block, a slot a thread at a time: strengths cut so that no tissue is squeezed by more than COMPRESSION where lesions add up.
+// Radii and strengths may be columns of a table: their values stand `radius_step` and `strength_step` apart.
 // Operations: some 20 in double for each pair of slots.
 extern "C" __global__ void __launch_bounds__(THREADS)
-table_kernel(float* table, const float* centre_vox, const float* radius_mm, const float* strength, const bool* active, int slots, double mm_i, double mm_j,
-             double mm_k) {
+table_kernel(float* table, const float* centre_vox, const float* radius_mm, const float* strength, const bool* active, int radius_step, int strength_step,
+             int slots, double mm_i, double mm_j, double mm_k) {
     const double spacing_mm[3] = {mm_i, mm_j, mm_k};
     const long long first = (long long)blockIdx.x * slots;
+    const auto of_slot = [&](long long slot) {
+        return asked(centre_vox, radius_mm[slot * radius_step], strength[slot * strength_step], active, slot, spacing_mm);
+    };
     for (int n = threadIdx.x; n < slots; n += THREADS) {
-        const Slot own = asked(centre_vox, radius_mm, strength, active, first + n, spacing_mm);
+        const Slot own = of_slot(first + n);
         double load = 0.0;
         for (int m = 0; m < slots; ++m) {
-            const Slot other = asked(centre_vox, radius_mm, strength, active, first + m, spacing_mm);
+            const Slot other = of_slot(first + m);
             const double i = own.centre_mm[0] - other.centre_mm[0], j = own.centre_mm[1] - other.centre_mm[1], k = own.centre_mm[2] - other.centre_mm[2];
             const double overlap = (own.reach_mm + other.reach_mm - sqrt(i * i + j * j + k * k)) / other.reach_mm, share = fmin(fmax(overlap, 0.0), 1.0);
             load += other.push * (share * share);

@@ -100,7 +100,8 @@ def _warp_cuda(
     out, (b, *shape), slots = Warped(image, label), image.shape, active.shape[1]
     if slots == 0:
         return out
-    lesions = [tensor.contiguous() for tensor in (centre_vox.float(), radius_mm.float(), strength.float(), active)]
+    (radii, radius_step), (strengths, strength_step) = _column(radius_mm), _column(strength)
+    lesions = (centre_vox.float().contiguous(), radii, strengths, active.contiguous(), radius_step, strength_step)
     table = torch.empty(b, slots, 6, dtype=torch.float32, device=image.device)
     of_table: list[object] = [table, *lesions, slots, *spacing_mm]
     _launch.launch("warp", "table_kernel", (b, 1, 1), (256, 1, 1), of_table)
@@ -112,6 +113,15 @@ def _warp_cuda(
     arguments: list[object] = [*out, smooth, table, old_label, *kinds, organ_label, *sizes]
     _launch.launch("warp", "warp_kernel", grid, (256, 1, 1), arguments)
     return out
+
+
+def _column(values: Float[Tensor, "b slots"]) -> tuple[Float[Tensor, " n"], int]:
+    """Values that may be a column of a table, from the first on, and how far apart they stand: to copy them would be a launch."""
+    values = values.float()
+    if values.stride(0) != values.shape[1] * values.stride(1):
+        values = values.contiguous()
+    step = values.stride(1)
+    return values.as_strided((1 + (values.numel() - 1) * step,), (1,)), step
 
 
 def warp_torch(

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from scans import ONE_MM, scans, uids
@@ -41,6 +42,12 @@ def test_constructor_refuses(arguments, message):
         TumorSynthesizer(**{"preset": "liver-hu2022", **arguments})
 
 
+def test_a_seed_of_numpys_is_a_seed():
+    drawn = TumorSynthesizer(seed=np.int64(3))
+    assert type(drawn.seed) is int
+    assert drawn.get_extra_state() == TumorSynthesizer(seed=3).get_extra_state()
+
+
 IMAGE, LABEL = scans(2, (9, 8, 7))
 BAD_CALLS = {
     "numpy-image": ({"image": IMAGE.numpy()}, TypeError, "image must be a torch.Tensor, got ndarray; torch.as_tensor() makes"),
@@ -52,7 +59,11 @@ BAD_CALLS = {
         "image must be (b, 1, i, j, k) with no empty axis, got (1, 9, 8, 7); add the batch axis: x[None]",
     ),
     "4-d-label": ({"label": LABEL[:, 0]}, ValueError, "label must be (b, 1, i, j, k) with no empty axis, got (2, 9, 8, 7); add"),
-    "3-d-image": ({"image": IMAGE[:, 0, 0]}, ValueError, "image must be (b, 1, i, j, k) with no empty axis, got (2, 8, 7)"),
+    "3-d-image": (
+        {"image": IMAGE[:, 0, 0]},
+        ValueError,
+        "image must be (b, 1, i, j, k) with no empty axis, got (2, 8, 7); add batch and channel: x[None, None]",
+    ),
     "3-channels": ({"image": IMAGE.expand(2, 3, 9, 8, 7)}, ValueError, "image must be (b, 1, i, j, k) with no empty axis, got (2, 3, 9"),
     "empty-batch": ({"image": IMAGE[:0], "label": LABEL[:0]}, ValueError, "with no empty axis, got (0, 1, 9, 8, 7)"),
     "empty-axis": ({"image": IMAGE[..., :0]}, ValueError, "with no empty axis, got (2, 1, 9, 8, 0)"),

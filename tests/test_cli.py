@@ -17,7 +17,7 @@ import yaml
 from ct_files import organ, write, write_case
 from tiny_training import cache
 
-from gpu_synth import __version__
+from gpu_synth import __version__, presets
 from gpu_synth.cli import COMMANDS, main
 from gpu_synth.exits import Exit
 from gpu_synth.manifest import load_manifest
@@ -232,7 +232,30 @@ def test_a_file_of_the_users_own_wins_over_the_packaged_one(tmp_path, monkeypatc
     assert with_packaged_configs(["fit", "--config", "liver.yaml"])[2].endswith("configs/liver.yaml")
     (tmp_path / "liver.yaml").write_text("trainer: {max_epochs: 7}")
     assert with_packaged_configs(["fit", "--config=liver.yaml"]) == ["fit", "--config=liver.yaml"]
+    with pytest.raises(ValueError, match=r"config must be a file, or one of demo.yaml, .*, got mine.yaml; there is no such file"):
+        with_packaged_configs(["fit", "--config", "mine.yaml"])
+    (tmp_path / "mine.yaml").touch()
     assert with_packaged_configs(["fit", "--config", "mine.yaml"]) == ["fit", "--config", "mine.yaml"]
+
+
+@pytest.mark.parametrize("command", ["preview", "synthesize", "fit"])
+def test_help_names_the_presets(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name}," in told or f"{name} (" in told for name in presets.names())
+
+
+def test_a_prediction_says_nothing_of_seeds_or_of_other_peoples_services(cache, tmp_path, monkeypatch, caplog, recwarn):
+    from gpu_synth.trainers.fit import train
+
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        train(["--data.data_dir", str(cache), "--trainer.accelerator", "cpu", "--trainer.logger", "false"], run=False)
+    assert "Seed set to 0" in caplog.text
+    assert "Tip: For seamless cloud" not in caplog.text
+    assert not [warning for warning in recwarn if "No seed found" in str(warning.message)]
 
 
 def test_a_checkpoint_tells_the_networks_size_and_nothing_else(cache, tmp_path, monkeypatch, capsys):

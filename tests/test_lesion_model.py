@@ -136,6 +136,8 @@ def test_a_plan_is_saved_loaded_edited_and_told(tmp_path):
     for record in asked.to_records():
         assert (record["radius_mm"], record["contrast_hu"], record["centre_vox"]) == (6.0, -40.0, (15.0, 15.0, 15.0))
         assert record["kind"] in {kind.name for kind in presets.get("liver").kinds}
+    with pytest.raises(ValueError, match=r"noise_hu, .*radius_mm, .*got 'radius'; did you mean 'radius_mm'"):
+        plan.edit(radius=torch.ones(shape))
     with pytest.raises(ValueError, match=r"radius_mm must be a tensor of shape \(2, 3\), got \(2,\)"):
         plan.edit(radius_mm=torch.ones(2))
 
@@ -280,6 +282,7 @@ def test_grown_lesions_have_their_volume_and_their_plan_is_saved(tmp_path, told)
     ("lesions", "message"),
     [
         ([{"size": 3}], "what is asked of a lesion must be one of kind, centre_vox, radius_mm"),
+        ([{"radius": 3}], "got 'radius'; did you mean 'radius_mm'"),
         ([{"kind": "wart"}], "kind must be one of hypodense, hyperdense"),
         ([{"radius_mm": 0}], r"radius_mm must lie in \(0, 1000\], got 0"),
         ([{"centre_vox": (1, 2)}], "centre_vox must hold three numbers"),

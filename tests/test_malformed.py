@@ -98,7 +98,10 @@ ROWS = [
     Row("preset-and-compare", f"{PREVIEW} --compare liver,kidney --preset pancreas", "preset must be left out where compare names"),
     Row("window-swapped", f"{PREVIEW} --window_hu 100,-100", "window_hu must be (low, high) with low < high, got (100.0, -100.0); swap"),
     Row("seed-of-65-bits", f"{PREVIEW} --seed 18446744073709551616", "seed must be an integer of 64 bits"),
-    Row("backend", f"{PREVIEW} --overrides '{{backend: cuda}}'", "backend must be one of auto, torch, cupy, got 'cuda'"),
+    Row("option-as-figure", f"{PREVIEW} --overrides.prob 0.5", "kinds, got 'prob'; it is an option of its own, not of the preset"),
+    Row("option-of-files", f"{SYNTHESIZE} --overrides.seed 3", "kinds, got 'seed'; it is an option of its own, not of the preset"),
+    Row("idle", f"{PREVIEW} --overrides.halo_mm '[3, 9]'", "halo_mm must be left out where halo is (0, 0), got (3, 9); give halo"),
+    Row("config-misspelt", "fit --config livr.yaml", "which come with the package, got livr.yaml; did you mean liver.yaml?"),
     # what is written of it
     Row("variants", f"{SYNTHESIZE} --variants 0", "variants must be 1 or more, got 0"),
     Row("plan-missing", f"{SYNTHESIZE} --plan nowhere.json", "plan must be a JSON file from plans, edited, got nowhere.json"),
@@ -112,7 +115,7 @@ ROWS = [
     Row("dataset", "prepare --dataset litz --root ct --out out", "dataset must be one of lits, msd-liver, chaos"),
     Row("dataset-and-images", f"{PREPARE} --dataset lits", "dataset and root must be given together"),
     # training and prediction
-    Row("config-missing", "fit --config nowhere.yaml", "config cannot be used: File does not exist"),
+    Row("config-missing", "fit --config nowhere.yaml", "which come with the package, got nowhere.yaml; there is no such file"),
     Row("config-no-yaml", "fit --config broken.yaml", "configuration must be YAML, got what is none"),
     Row("config-typo", "fit --config typo.yaml", "got 'trainer.max_epoch'; did you mean trainer.max_epochs?"),
     Row("config-wrong-type", "fit --config type.yaml", "data.batch_size must be a whole number, got big"),
@@ -154,7 +157,6 @@ WITHOUT_GPU = [
     Row("no-cuda-to-bench", "bench --names rng --tests false --device cuda", "device must be 'auto', 'cpu' or a 'cuda' that is there"),
     Row("no-cuda-to-train", FIT.replace("cpu", "cuda"), "`CUDAAccelerator` can not run on your system"),
     Row("no-cupy-to-synthesize", f"{SYNTHESIZE} --backend cupy", "backend 'cupy' must have CUDA tensors and a CuPy that can launch, got: "),
-    Row("no-cupy", f"{PREVIEW} --overrides '{{backend: cupy}}'", "backend 'cupy' must have CUDA tensors and a CuPy that can launch, got: "),
 ]  # fmt: skip
 
 

@@ -48,7 +48,9 @@ class VolumeBank:
         here = [case for number, case in enumerate(cases) if number in self.resident]
         there = [case for number, case in enumerate(cases) if number not in self.resident]
         said = [f"{len(here)} of {len(cases)} scans are resident on {device} ({_gib(here):.3g} GiB)" if here else ""]
-        said += [f"{len(there)} stay on disk ({_gib(there):.3g} GiB): the loader reads their patches" if there else ""]
+        said += [
+            f"{len(there)}{'' if here else ' scans'} stay on disk ({_gib(there):.3g} GiB): the loader reads their patches" if there else ""
+        ]
         rank_zero_info("; ".join(part for part in said if part))
 
     def patches(self, batch: dict[str, Any], patch_vox: Sequence[int]) -> tuple[Tensor, Tensor]:

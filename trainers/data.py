@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, default_collate
 
-from gpu_synth import TumorSynthesizer
+from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.checks import check_at_least, check_range
 from gpu_synth.manifest import Case, Manifest, load_manifest
 from gpu_synth.plan_base import Scope
@@ -78,9 +78,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         resident_gib: GiB of scans (3 bytes a voxel) that lie on the training device; null: half of what a CUDA device has free, none on
             a CPU; 0: none.
         seed: Key of all randomness.
-        preset: What the tumours are drawn from.
+        preset: What the tumours are drawn from: liver, liver-hu2022 (as published), liver-growth, pancreas, kidney, or a YAML file.
         prob: Probability that a training patch is altered.
-        overrides: Fields of the preset and their new values.
+        overrides: Fields of the preset and their new values, such as count: [2, 4]; of an unknown one, the message lists them all.
         soft_labels: Train on the share of each voxel that is lesion, rather than on whether its centre is.
         window_hu: The window that becomes [0, 1].
         augmentation: What follows the window.
@@ -127,8 +127,9 @@ class SynthesisDataModule(pl.LightningDataModule):
         self.window_hu, self.augmentation, self.policy, self.scope = window_hu, augmentation, policy, scope
         self.resident_gib = check_budget(resident_gib)
         self.bank: VolumeBank | None = None
-        self.synthesis = SynthesisStep(TumorSynthesizer(preset, prob, seed, scope=scope, **(overrides or {})), soft_labels)
-        self.held_out_synthesizer = TumorSynthesizer(preset, prob=1.0, seed=0, scope="volume", **(overrides or {}))
+        figures = presets.get(preset, **(overrides or {}))
+        self.synthesis = SynthesisStep(TumorSynthesizer(figures, prob, seed, scope=scope), soft_labels)
+        self.held_out_synthesizer = TumorSynthesizer(figures, prob=1.0, seed=0, scope="volume")
         self.samples_seen, self.spacing_mm = 0, spacing_mm if spacing_mm is None else tuple(spacing_mm)
 
     def setup(self, stage: str) -> None:

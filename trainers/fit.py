@@ -1,7 +1,9 @@
 """`gpu-synth fit`, `validate`, `test` and `predict`: Lightning's command line with this project's model, data and monitor."""
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -171,6 +173,7 @@ def train(arguments: Sequence[str], run: bool = True, endings: Mapping[str, str]
     """
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     return GpuSynthCLI(
         SegmentationModule,
         SynthesisDataModule,
@@ -180,8 +183,14 @@ def train(arguments: Sequence[str], run: bool = True, endings: Mapping[str, str]
         parser_class=_Parser,
         parser_kwargs={"prog": "gpu-synth", "formatter_class": Help, **{name: {"epilog": text} for name, text in endings.items()}},
         trainer_defaults={"callbacks": [SeedSteps(), SynthesisMonitor(), LearningRateMonitor(), SameOnAllRanks(), best_checkpoint()]},
+        seed_everything_default=0,
         run=run,
     )
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether Lightning says something of the run, rather than of its makers' services, which send what is logged to their platform."""
+    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def best_checkpoint() -> ModelCheckpoint:
@@ -192,7 +201,11 @@ def best_checkpoint() -> ModelCheckpoint:
 
 
 def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
-    """Replace the name of a packaged config, such as `liver.yaml`, by its path, where no file of that name is at hand."""
+    """Replace the name of a packaged config, such as `liver.yaml`, by its path, where no file of that name is at hand.
+
+    Raises:
+        ValueError: There is neither.
+    """
     out = list(arguments)
     for n, argument in enumerate(out):
         option, _, value = argument.partition("=")
@@ -200,7 +213,15 @@ def with_packaged_configs(arguments: Sequence[str]) -> list[str]:
             continue
         at = n if value else n + 1
         name = value or (out[at] if at < len(out) else "")
-        packaged = files("gpu_synth.trainers") / "configs" / name
-        if name and not Path(name).exists() and packaged.is_file():
-            out[at] = f"{option}={packaged}" if value else str(packaged)
+        if not name or Path(name).exists():
+            continue
+        packaged = {path.name: str(path) for path in (files("gpu_synth.trainers") / "configs").iterdir() if path.name.endswith(".yaml")}
+        if name in packaged:
+            out[at] = f"{option}={packaged[name]}" if value else packaged[name]
+        elif Path(name).suffix in (".yaml", ".yml"):
+            known = sorted(Path(each).stem for each in packaged if not each.startswith("monai"))  # that one is MONAI's to read
+            close = get_close_matches(Path(name).stem, known, n=1)
+            mend = f"did you mean {close[0]}.yaml?" if close else "there is no such file"
+            listed = ", ".join(f"{stem}.yaml" for stem in known)
+            raise ValueError(f"config must be a file, or one of {listed}, which come with the package, got {name}; {mend}")
     return out

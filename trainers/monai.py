@@ -75,7 +75,10 @@ class RandTumord(MapTransform, RandomizableTransform):  # type: ignore[misc] # M
                 raise ValueError(f"data[{key!r}] must be (1, i, j, k), got {tuple(array.shape)}; {mend}")
         spacing_mm = self.spacing_mm if self.spacing_mm is not None else affine_spacing(sample[image_key])
         if spacing_mm is None:
-            raise ValueError(f"data[{image_key!r}] must be a MetaTensor, got {type(image).__name__}; or give spacing_mm")
+            got = type(sample[image_key]).__name__
+            raise ValueError(
+                f"data[{image_key!r}] must have an affine, as a MetaTensor has, got a {got}; or give spacing_mm, such as (1, 1, 2)"
+            )
         new_image, new_label = self.step(image[None], label[None], spacing_mm, torch.tensor([self.uid]))
         sample[image_key] = convert_to_dst_type(new_image[0], image)[0]
         sample[label_key] = convert_to_dst_type(new_label[0], label)[0]

@@ -44,7 +44,10 @@ def nnunet_fingerprint(*, dataset: int, cases: int = 50, processes: int = 8) -> 
         raise ImportError(f"nnU-Net must be installed, got {error}; pip install 'gpu-synth[nnunet]'") from error
     raw, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
     if len(found := sorted(raw.glob(f"Dataset{dataset:03d}_*"))) != 1:
-        raise ValueError(f"dataset must be the number of one folder in {raw}, got {dataset} and {[f.name for f in found]}")
+        names = ", ".join(folder.name for folder in found) or "none"
+        raise ValueError(
+            f"dataset must be the number of one folder in {raw}, got {dataset} and {names}; gpu-synth nnunet-dataset makes one"
+        )
     if cases < 1:
         raise ValueError(f"cases must be at least 1, got {cases}")
     synth = synthesizer({}, axial_axis=0, prob=1.0)

@@ -30,7 +30,8 @@ def synthesizer(defaults: Mapping[str, Any], axial_axis: int, **fixed: Any) -> T
     try:
         given = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{VARIABLE} must be a YAML mapping, got {text!r} ({error}); for instance {example}") from error
+        why = " ".join(str(error).split())
+        raise ValueError(f"{VARIABLE} must be a YAML mapping, got {text!r} ({why}); for instance {example}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{VARIABLE} must be a YAML mapping, got {text!r}; for instance {example}")
     options = {"preset": "liver", **defaults, **given, **fixed}

@@ -15,7 +15,15 @@ def print_summary(manifest: Manifest, kept: int) -> None:
         kept: how many cases an earlier run had prepared.
     """
     console, odd = Console(), dict(manifest.odd)
-    table = Table(Column("case", overflow="fold"), "voxels", "organ", "HU", "noise", "contrast", Column("odd", style="yellow"))
+    table = Table(
+        Column("case", overflow="fold"),
+        Column("voxels", overflow="fold"),
+        "organ",
+        "HU",
+        "noise",
+        "contrast",
+        Column("odd", style="yellow"),
+    )
     for case in manifest.cases:
         table.add_row(
             escape(case.name),

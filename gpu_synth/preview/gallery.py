@@ -52,7 +52,7 @@ def caption(made: Made) -> str:
     parts = [f"{made.specimen.kind}, r {radius_mm:.1f} → {record['equivalent_radius_mm']:.1f} mm", f"{change_hu} HU"]
     if "contrast_to_noise" in record:
         parts.append(f"{record['contrast_to_noise']:.1f} × noise")
-    return ", ".join([*parts, f"{record['surface_mm']:.0f} mm deep"])
+    return ", ".join([*parts, "cut by the border" if record["cut_by_border"] else f"{record['surface_mm']:.0f} mm deep"])
 
 
 def _hu(hu: float, sign: str = "") -> str:

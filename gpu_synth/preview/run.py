@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpu_synth import TumorSynthesizer
+from gpu_synth import TumorSynthesizer, presets
 from gpu_synth.checks import check_range, check_spacing
-from gpu_synth.conform import MOST_LABELS, prepare_ct, prepare_label
+from gpu_synth.conform import MOST_LABELS, describe, prepare_ct, prepare_label
 from gpu_synth.files import check_folder_to_write
 from gpu_synth.phantom import phantom
 from gpu_synth.plan_base import Spacing
@@ -57,8 +57,8 @@ def preview_files(
         series: Where a DICOM folder holds several CTs, the one to take: its number, or a part of its description.
         uid: Which sample; another number, other tumours.
         seed: Key of all randomness.
-        preset: What the tumours are drawn from.
-        overrides: Fields of the preset and their new values.
+        preset: What the tumours are drawn from: liver, liver-hu2022 (as published), liver-growth, pancreas, kidney, or a YAML file.
+        overrides: Fields of the preset and their new values, such as count: [2, 4]; of an unknown one, the message lists them all.
         window_hu: HU shown as black and as white; by default 200 HU around the organ's median.
 
     Raises:
@@ -72,7 +72,9 @@ def preview_files(
         raise ValueError(f"uid must be an integer of 64 bits, got {uid}")
     if window_hu:
         check_range("window_hu", window_hu)
-    synthesizers = {name: TumorSynthesizer(name, prob=1.0, seed=seed, scope="volume", **(overrides or {})) for name in compare or (preset,)}
+    synthesizers = {
+        name: TumorSynthesizer(presets.get(name, **(overrides or {})), prob=1.0, seed=seed, scope="volume") for name in compare or (preset,)
+    }
     if Path(out).is_dir():
         raise ValueError(f"out must be a file to write, got the folder {out}; name the file: {Path(out) / 'preview.png'}")
     if Path(out).suffix.lower() != ".png":
@@ -134,10 +136,12 @@ def _check_picture(gallery: bool, compare: tuple[str, ...], preset: str, overrid
 def _read(
     image: str, label: str, spacing_mm: Spacing, organ_labels: tuple[int, ...], *, organ_names: tuple[str, ...], series: str | None
 ) -> tuple[Tensor, Tensor]:
-    """A CT and its organ, as `prepare` makes them."""
+    """A CT and its organ, as `prepare` makes them; what looks odd is said."""
     source = Source(Path(image).name, Path(image), Path(label))
-    scan, _ = prepare_ct(source.image, spacing_mm, series)
-    mask, _ = prepare_label(source, scan, organ_labels, (), organ_names=organ_names, series=series)
+    scan, notes = prepare_ct(source.image, spacing_mm, series)
+    mask, more = prepare_label(source, scan, organ_labels, (), organ_names=organ_names, series=series)
+    for note in describe(source, scan, mask.data, notes + more).warnings:
+        print(f"{source.name}: {note}")
     image_hu, organ = (torch.from_numpy(np.ascontiguousarray(x))[None, None] for x in (scan.data.astype(np.float32), mask.data))
     return image_hu, organ
 

@@ -27,6 +27,7 @@ CROP_MARGIN_MM = 20.0
 APART_MM = 8.0  # between the slices shown
 DPI = 110
 NO_LESION = "no lesion in this slice"
+SMALL: dict[str, Any] = {"fontsize": 7, "bbox": {"facecolor": "black", "edgecolor": "none", "pad": 1.5}}  # writing that bone cannot hide
 TITLE_WIDTH = 46  # letters over a column
 ORGAN_COLOUR, TUMOR_COLOUR, PREDICTED_COLOUR = "#4fc3f7", "#ffb300", "#ef5350"
 
@@ -122,9 +123,8 @@ def columns_figure(
             for mask, colour, width in column.outlines:
                 contour(panel, _plane(mask, box, axis, at), extent, colour, width)
             if column.lesions is not None and column.lesions.any() and not _plane(column.lesions, box, axis, at).any():
-                plain = {"facecolor": "black", "edgecolor": "none", "pad": 1.5}
-                panel.text(0.98, 0.03, NO_LESION, transform=panel.transAxes, color=column.colour, fontsize=7, ha="right", bbox=plain)
-        panels[0].text(0.02, 0.03, f"{'k' if axis == AXIAL else 'j'} = {at}", transform=panels[0].transAxes, color="white", fontsize=7)
+                panel.text(0.98, 0.03, NO_LESION, transform=panel.transAxes, color=column.colour, ha="right", **SMALL)
+        panels[0].text(0.02, 0.03, f"{'k' if axis == AXIAL else 'j'} = {at}", transform=panels[0].transAxes, color="white", **SMALL)
     for panel, column in zip(axes[0], columns, strict=True):
         panel.set_title("\n".join(wrap(column.title, TITLE_WIDTH)), color=column.colour, fontsize=9)
     scale_bar(axes[-1][0], extents[-1])
@@ -263,5 +263,6 @@ def scale_bar(panel: Any, extent_mm: tuple[float, float]) -> None:
     """50 mm, or 10 where that is too long."""
     length = 50.0 if extent_mm[0] > 120 else 10.0
     right, low = 0.05 * extent_mm[0], 0.06 * extent_mm[1]
-    panel.plot([right, right + length], [low, low], color="white", linewidth=2)
-    panel.text(right + length / 2, 0.08 * extent_mm[1], f"{length:.0f} mm", color="white", fontsize=7, ha="center")
+    for colour, width in (("black", 5), ("white", 2)):
+        panel.plot([right, right + length], [low, low], color=colour, linewidth=width)
+    panel.text(right + length / 2, 0.09 * extent_mm[1], f"{length:.0f} mm", color="white", ha="center", **SMALL)

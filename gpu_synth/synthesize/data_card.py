@@ -110,6 +110,7 @@ def card_facts(records: Sequence[dict[str, Any]], lesions: Sequence[Measured]) -
         "lesions_by_radius_mm": {size: sizes[size] for size in SIZES},
         "lesions_by_kind": dict(sorted(Counter(lesion.kind for lesion in lesions).items())),
         "cirrhotic_volumes": sum(record["cirrhotic"] for record in done),
+        "lesions_cut_by_border": sum(lesion["came"].get("cut_by_border", False) for record in done for lesion in record["lesions"]),
         "statistics": {
             "lesions in a volume": _spread(len(record["lesions"]) for record in done),
             "equivalent radius, mm": _spread(lesion.radius_mm for lesion in lesions),
@@ -169,7 +170,10 @@ def _markdown(facts: dict[str, Any], drawn: Sequence[str]) -> Iterable[str]:
     yield from (f"| {kind} | {n} |" for kind, n in facts["lesions_by_kind"].items())
     counts = {"Axes": facts["axes"], "Stored as": facts["dtypes"]}
     yield "".join(f"\n{what}: {', '.join(f'{name} ({n})' for name, n in of.items())}." for what, of in counts.items() if of)
-    yield f"\nWith a cirrhotic organ: {facts['cirrhotic_volumes']}. From edited plans: {facts['edited_plans']}.\n"
+    yield (
+        f"\nWith a cirrhotic organ: {facts['cirrhotic_volumes']}. From edited plans: {facts['edited_plans']}. "
+        f"Lesions that the scan's border cuts: {facts['lesions_cut_by_border']}.\n"
+    )
     yield from (f"![{name}]({NAME}/{name}.png)\n" for name in drawn)
     yield "## How it was made\n"
     yield "The same sources, preset, seed and versions give the same files; a volume's uid is a hash of its case's name and variant.\n"

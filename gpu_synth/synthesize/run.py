@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from gpu_synth import presets
 from gpu_synth.conform import MOST_LABELS
 from gpu_synth.files import check_folder_to_write
 from gpu_synth.manifest import load_manifest
@@ -82,8 +83,8 @@ def synthesize(
         labels: The same for the organ's masks; matched to the images by name, each on its image's grid.
         datalist: Instead of both, a Decathlon-style dataset.json.
         data_dir: Instead, scans from gpu-synth prepare, on their spacing.
-        preset: What the tumours are drawn from.
-        overrides: Fields of the preset and their new values.
+        preset: What the tumours are drawn from: liver, liver-hu2022 (as published), liver-growth, pancreas, kidney, or a YAML file.
+        overrides: Fields of the preset and their new values, such as count: [2, 4]; of an unknown one, the message lists them all.
         variants: Volumes of each case, each with other tumours.
         seed: Key of all randomness; the same seed gives the same files.
         organ_labels: Values of the masks that are the organ.
@@ -111,7 +112,7 @@ def synthesize(
         return _only_card(root)
     who, what = find_rank(rank, world_size), _labels(organ_labels, real_tumor_labels, tumor_label)
     where = find_device(device, who.local)
-    synth = TumorSynthesizer(preset, prob=1.0, seed=seed, backend=backend, scope="volume", **(overrides or {}))
+    synth = TumorSynthesizer(presets.get(preset, **(overrides or {})), prob=1.0, seed=seed, backend=backend, scope="volume")
     maker = Maker(synth, what, where, root)
     maker.recipe()  # refuses a backend that cannot work there
     sources = _sources(images, labels, datalist, data_dir)

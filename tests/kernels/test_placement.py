@@ -25,7 +25,7 @@ def blob(shape=(27, 22, 18)):
 
 def centres(organ, draws, margin=(2, 2, 2), extent=EXTENT, axial_axis=2, seed=3):
     label = torch.from_numpy(organ.astype(np.uint8))[None]
-    placed = place(label, Site(1, 2, margin, axial_axis), torch.tensor(extent), draws, seed, torch.zeros(1, dtype=torch.int64))
+    placed = place(label, Site(1, 2, margin, axial_axis), extent, draws, seed, torch.zeros(1, dtype=torch.int64))
     return placed.centre_vox[0].numpy(), bool(placed.possible)
 
 
@@ -132,7 +132,7 @@ def test_where_a_lesion_is_possible(organ, possible):
 def test_samples_do_not_touch_each_other():
     label = torch.from_numpy(np.stack([blob(), np.zeros_like(blob()), blob()[::-1, :, ::-1], blob()]).astype(np.uint8))
     label[3, 0, 0, 0] = 2  # a tumour, however small
-    site, extent, uid = Site(1, 2, (2, 2, 2)), torch.tensor(EXTENT), torch.arange(4)
+    site, extent, uid = Site(1, 2, (2, 2, 2)), EXTENT, torch.arange(4)
     together = place(label, site, extent, 28, 8, uid)
     assert together.possible.tolist() == [True, False, True, False]
     for n in (0, 2):
@@ -145,7 +145,7 @@ def test_the_largest_word_still_falls_inside(height, monkeypatch):
     """Rounding must not carry the rank past the last slice that has any weight."""
     monkeypatch.setattr(placement, "words", lambda *_: torch.full((1, 1, 2), 2**32 - 1))
     label = torch.from_numpy(box_organ(slice(None), slice(None), slice(3, 3 + height), shape=(7, 6, 70)).astype(np.uint8))[None]
-    placed = place(label, Site(1, 2, (2, 2, 2)), torch.tensor(EXTENT), 1, 0, torch.zeros(1, dtype=torch.int64))
+    placed = place(label, Site(1, 2, (2, 2, 2)), EXTENT, 1, 0, torch.zeros(1, dtype=torch.int64))
     i, j, k = placed.centre_vox[0, 0].tolist()
     assert (i, j) == (6, 5)
     assert k == 3 + int(np.ceil(0.7 * (height - 1) - 0.5 - 1e-5))
@@ -163,9 +163,9 @@ def test_kernel_places_where_the_twin_does(device, axial_axis, dtype):
     label[3, 5, 5, 5] = 2
     label = torch.where(label == 1, 7, label).to(dtype)
     for margin, extent in (((2, 2, 2), EXTENT), ((3, 1, 2), (0.0, 1.0)), ((30, 0, 1), (0.5, 0.5))):
-        site, key, uid = Site(7, 2, margin, axial_axis), torch.tensor(extent), torch.tensor([0, 9, 2**40, -3, 5])
-        twin = place(label, site, key, 28, 11, uid)
-        kernel = place(*on(device, (label, site, key)), 28, 11, uid.to(device), "cupy")
+        site, uid = Site(7, 2, margin, axial_axis), torch.tensor([0, 9, 2**40, -3, 5])
+        twin = place(label, site, extent, 28, 11, uid)
+        kernel = place(label.to(device), site, extent, 28, 11, uid.to(device), "cupy")
         assert_equal(kernel.possible, twin.possible)
         assert_equal(kernel.centre_vox[twin.possible.to(device)], twin.centre_vox[twin.possible])
 
@@ -176,7 +176,7 @@ def test_kernel_scans_more_slices_and_rows_than_a_block_has_threads(device):
     label, site, extent, uid = (
         torch.from_numpy(organ.astype(np.uint8))[None],
         Site(1, 2, (0, 0, 0)),
-        torch.tensor((0.0, 1.0)),
+        (0.0, 1.0),
         torch.tensor([4]),
     )
     twin = place(label, site, extent, 60, 0, uid)

@@ -10,7 +10,7 @@ from scipy.stats import chisquare, kstest
 from twins import assert_equal, on
 
 from gpu_synth import presets
-from gpu_synth.kernels.plan import draw
+from gpu_synth.kernels.plan import draw, tally
 from gpu_synth.preset_table import parameter_table, slots_of
 
 RARE = 1e-6
@@ -160,3 +160,13 @@ def test_kernel_draws_what_the_twin_draws(device, prob):
             torch.testing.assert_close(kernel.elastic_mm.cpu(), expected, rtol=2e-7, atol=0)
         else:
             assert_equal(getattr(kernel, name), expected)
+
+
+@pytest.mark.parametrize(("samples", "slots"), [(1, 1), (3, 7), (700, 28)], ids=str)
+def test_kernel_counts_as_the_twin(device, samples, slots):
+    rng = torch.Generator().manual_seed(samples)
+    active, skipped = torch.rand(samples, slots, generator=rng) < 0.4, torch.rand(samples, generator=rng) < 0.3
+    twin = tally(active, skipped)
+    assert twin.tolist() == [int(active.numpy().sum()), int(skipped.numpy().sum())]
+    assert_equal(tally(*on(device, (active, skipped)), "cupy"), twin)
+    assert tally(*on(device, (~active & active, skipped & ~skipped)), "cupy").tolist() == [0, 0]

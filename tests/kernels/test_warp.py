@@ -364,6 +364,10 @@ def test_kernels_cut_as_the_twin_and_do_nothing_without_lesions(device):
     twin, kernel = warp.warp(image, label, *parts, 1, ONE_MM), warp.warp(*on(device, (image, label, *parts)), 1, ONE_MM, backend="cupy")
     assert same(kernel.image.cpu(), twin.image)
     assert (twin.image != image).sum() > 1000
+    table = torch.stack([torch.full_like(parts[1], torch.nan), *parts[1:3]], -1)
+    columns = on(device, (parts[0], table, parts[3]))
+    by_columns = warp.warp(*on(device, (image, label)), columns[0], *columns[1].unbind(-1)[1:], columns[2], 1, ONE_MM, backend="cupy")
+    assert same(by_columns.image.cpu(), twin.image), "radii and strengths as columns of a table"
     for use, slots in itertools.product((False,), (0, 2)):
         none = [x[:, :slots] for x in parts[:3]] + [torch.full((1, slots), use)]
         for backend in ("torch", "cupy"):

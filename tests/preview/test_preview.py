@@ -2,7 +2,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from ct_files import CENTRE_MM, RADII_MM, affine, write_case
+from ct_files import CENTRE_MM, RADII_MM, affine, organ, write, write_case
 from dicom_files import write_series
 from dicom_mask_files import ellipse_contours, write_rtstruct
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -165,3 +165,14 @@ def test_a_dicom_scan_is_drawn_as_the_same_in_nifti(tmp_path, mask):
 def test_a_phantom_is_no_dicom(given, tmp_path):
     with pytest.raises(ValueError, match=r"must be left out where no image is given, got .*; a phantom is no DICOM"):
         preview_files(out=f"{tmp_path}/a.png", **given)
+
+
+def test_what_looks_odd_of_a_scan_is_said_before_it_is_drawn(tmp_path, capsys):
+    """A mask that leaves the scan on one side and comes back on the other: the picture shows what is wrong."""
+    write_case(tmp_path)
+    write(tmp_path / "other.nii.gz", np.roll(organ(), 14, 0))
+    for label, says in ((f"{tmp_path}/labels/a.nii.gz", False), (f"{tmp_path}/other.nii.gz", True)):
+        preview_files(image=f"{tmp_path}/images/a.nii.gz", label=label, spacing_mm=(3.0, 3.0, 3.0), out=f"{tmp_path}/a.png")
+        said = capsys.readouterr().out
+        assert ("a.nii.gz: the organ has 2 components, the largest " in said) == says, said
+        assert said.endswith(f"wrote {tmp_path}/a.png\n")

@@ -137,7 +137,7 @@ def test_a_resident_batch_is_ids_alone(cache):
     [
         (3, r"^3 of 3 scans are resident on cpu \(0\.00159 GiB\)$"),
         (1, r"^1 of 3 scans are resident on cpu \(0\.000531 GiB\); 2 stay on disk \(0\.00106 GiB\): the loader reads their patches$"),
-        (0, r"^3 stay on disk \(0\.00159 GiB\): the loader reads their patches$"),
+        (0, r"^3 scans stay on disk \(0\.00159 GiB\): the loader reads their patches$"),
     ],
 )
 def test_the_log_says_what_is_resident(cache, monkeypatch, scans, says):

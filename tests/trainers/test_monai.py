@@ -166,7 +166,7 @@ def test_a_transform_is_picklable():
         (
             {"image": torch.zeros(1, 4, 4, 4)},
             ValueError,
-            "data\\['image'\\] must be a MetaTensor, got (MetaTensor|Tensor); or give spacing_mm",
+            "data\\['image'\\] must have an affine, as a MetaTensor has, got a Tensor; or give spacing_mm",
         ),
         ({"image": MetaTensor(torch.zeros(2, 4, 4, 4), AFFINE)}, ValueError, r"data\['image'\] must be \(1, i, j, k\), got \(2, 4, 4, 4\)"),
         ({"label": torch.zeros(4, 4, 4)}, ValueError, r"data\['label'\] must be \(1, i, j, k\), got \(4, 4, 4\); EnsureChannelFirstd"),

@@ -20,7 +20,7 @@ network = torch.nn.Conv3d(1, 3, 3, padding=1)
 optimizer = torch.optim.AdamW(network.parameters())
 train_loader, val_loader = DataLoader(samples[:3], shuffle=True), DataLoader(samples[3:])
 network, optimizer, train_loader, val_loader = accelerator.prepare(network, optimizer, train_loader, val_loader)
-synth = TumorSynthesizer(preset="liver", seed=0)
+synth = TumorSynthesizer(preset="liver", seed=0)  # prob=0.9: one scan in ten stays healthy
 accelerator.register_for_checkpointing(synth)  # never prepared: it has nothing to train
 
 for epoch in range(2):

@@ -14,7 +14,7 @@ train_loader, val_loader = DataLoader(samples[:3], batch_size=1, shuffle=True), 
 
 network = torch.nn.Conv3d(1, 3, 3, padding=1).to(device)  # background, organ, tumour
 optimizer = torch.optim.AdamW(network.parameters())
-synth = TumorSynthesizer(preset="liver", seed=0)
+synth = TumorSynthesizer(preset="liver", seed=0)  # prob=0.9: one scan in ten stays healthy
 
 for epoch in range(2):
     for batch in train_loader:  # of tuples: for image, label in train_loader

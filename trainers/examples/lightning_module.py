@@ -32,6 +32,7 @@ class Segmentation(pl.LightningModule):
 
 
 scans = list(zip(*phantom(range(4), (48, 48, 32), (5.0, 5.0, 5.0)), strict=True))  # your own: CT in HU, label with 1 for the organ
+# of ten scans one stays healthy: prob=0.9 of the synthesizer
 synthesize = SynthesizeTumors(TumorSynthesizer(preset="liver"), image_key=0, label_key=1, spacing_mm=(5.0, 5.0, 5.0))
 trainer = pl.Trainer(max_epochs=2, logger=False, callbacks=[synthesize])  # <- the line; its state is in every checkpoint
 trainer.fit(Segmentation(), DataLoader(scans[:3]), DataLoader(scans[3:]))

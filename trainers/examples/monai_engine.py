@@ -18,7 +18,7 @@ scans = phantom(range(4), (48, 48, 32), (5.0, 5.0, 5.0))  # your own: a loader t
 samples = [{"image": window.from_hu(image), "label": label} for image, label in zip(*scans, strict=True)]
 network = UNet(3, 1, 3, channels=(8, 16), strides=(2,)).to(device)
 optimizer = torch.optim.AdamW(network.parameters())
-synth = TumorSynthesizer(preset="liver", seed=0)
+synth = TumorSynthesizer(preset="liver", seed=0)  # prob=0.9: one scan in ten stays healthy
 with_tumors = TumorPrepareBatch(synth, (5.0, 5.0, 5.0), window)  # spacing as the images' affine says, if they have one
 
 evaluator = SupervisedEvaluator(device, DataLoader(Dataset(samples[3:])), network)
