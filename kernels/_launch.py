@@ -192,13 +192,18 @@ def launch(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequenc
     _run(device, family, kernel, grid, block, [values])
 
 
-def launch_each(family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object], lasts: Sequence[object]) -> None:
-    """Launch a kernel once for each value of its last argument, one after the other: the rest is looked at once. See `launch`."""
-    if lasts:
-        device, values = _values(family, kernel, (*arguments, lasts[0]))
-        _, number, _ = _parameters(family, kernel)[-1]
-        assert number is not None  # the last is no pointer
-        _run(device, family, kernel, grid, block, [values, *([*values[:-1], number(last)] for last in lasts[1:])])
+def launch_each(
+    family: str, kernel: str, grid: Grid, block: Grid, arguments: Sequence[object], place: int, numbers: Sequence[object]
+) -> None:
+    """Launch a kernel once for each number, one after the other, all else being looked at once: see `launch`.
+
+    `arguments` are those of `launch` but for the one at `place`, which the numbers take.
+    """
+    if numbers:
+        device, values = _values(family, kernel, (*arguments[:place], numbers[0], *arguments[place:]))
+        _, made, _ = _parameters(family, kernel)[place]
+        assert made is not None  # it is no pointer
+        _run(device, family, kernel, grid, block, [[*values[:place], made(number), *values[place + 1 :]] for number in numbers])
 
 
 def _values(family: str, kernel: str, arguments: Sequence[Any]) -> tuple[torch.device, list[object]]:

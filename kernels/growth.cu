@@ -144,10 +144,10 @@ need_kernel(short* time, int* need, short* number, int* total, int* rows, const 
 // blocks read them: those of this window have no part in it, as none is mature before the next, and a time not yet written is none. They
 // are volatile, relaxed loads and stores to PTX: a load sees the one or the other, and nothing else.
 // Bytes: 3.3 of times and 4 of thresholds read a cell; operations: some 150, and up to six times that in a cell that is invaded.
-extern "C" __global__ void __launch_bounds__(THREADS, 3)
-grow_kernel(short* time, int* total, int* rows, const int* need, const short* number, int windows, int slots, int n_i, int n_j, int n_k,
+extern "C" __global__ void __launch_bounds__(THREADS)
+grow_kernel(short* time, int* total, int* rows, const int* need, const short* number, int window, int windows, int slots, int n_i, int n_j, int n_k,
             int split_i, int split_j, int split_k, int delay_1, int delay_2, int delay_3, int delay_4, int delay_5, int delay_6, int delay_7,
-            int weight_1, int weight_2, int weight_3, int weight_4, int weight_5, int weight_6, int weight_7, int window) {
+            int weight_1, int weight_2, int weight_3, int weight_4, int weight_5, int weight_6, int weight_7) {
     __shared__ short invaded[WIDE];  // step of invasion; 4095, which is never, where a time of −1 is
     const Grid grid = {{n_i, n_j, n_k}, {split_i, split_j, split_k}};
     const Three n = grid.cells(), start = tile_of(n);

@@ -163,7 +163,7 @@ def _grow_cuda(out: Grown, ground: Ground, lesions: tuple[Tensor, Tensor, Tensor
     latest = torch.full((b, slots), -1, dtype=torch.int32, device=device)
     rows, time, need = _sow(ground, lesions, grid, out.number, total, places)
     arguments = [time, total, rows, need, out.number, windows, *places, *law.delay[1:], *law.weight[1:]]
-    _launch.launch_each("growth", "grow_kernel", _tiles(time.shape), (_THREADS, 1, 1), arguments, range(1, grid.windows))
+    _launch.launch_each("growth", "grow_kernel", _tiles(time.shape), (_THREADS, 1, 1), arguments, 5, range(1, grid.windows))
     voxels = (-(-math.prod(shape) // _THREADS), b, 1)
     counted = [bins, latest, time, out.number, rows, total, windows, *places]
     _launch.launch("growth", "count_kernel", voxels, (_THREADS, 1, 1), counted)

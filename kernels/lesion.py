@@ -108,9 +108,8 @@ def _paint_cuda_(
     b, ni, nj, nk = label.shape
     made = Painted(*(torch.empty(label.shape, dtype=kind, device=label.device) for kind in (torch.int16, torch.float32))) if maps else None
     kinds = (_launch.image_kind(image.dtype), _launch.label_kind(label.dtype), organ_label, tumor_label)
-    of_growth = [_launch.NULL] * 3 if grown is None else [x.contiguous() for x in (grown.time, grown.number, grown.stop)]
-    of_foreign = _launch.NULL if foreign is None else foreign.contiguous()
-    fields = (image, label, *(made or [_launch.NULL] * 2), centre_vox, lesion, active, *of_growth, of_foreign)
+    given = [_launch.NULL if x is None else x.contiguous() for x in (*(grown[:3] if grown else (None, None, None)), foreign)]
+    fields = (image, label, *(made or [_launch.NULL] * 2), centre_vox, lesion, active, *given)
     arguments = (*fields, uid, _launch.key(seed), *kinds, active.shape[1], ni, nj, nk, *spacing_mm, *origin_vox)
     grid = (ni * -(-nj // 8), -(-nk // 32), b)  # of a plane of 1024² there are more than 65535, which only x takes
     _launch.launch("lesion", "paint_kernel", grid, (256, 1, 1), arguments)

@@ -144,6 +144,19 @@ def test_numbers_become_what_the_source_declares(monkeypatch):
         _launch.launch("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, rest[0], 2**31, 1, 1))
 
 
+def test_a_kernel_is_launched_once_for_each_number(monkeypatch):
+    given = []
+    monkeypatch.setattr(_launch, "RUNNER", lambda *launched: given.append(launched[-1]))
+    out, uid, index = torch.zeros(8, dtype=torch.int32), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    where = ("rng", "halfwords_kernel", (1, 1, 1), (256, 1, 1), (out, uid, index, _launch.key(3), 1, 1), 4)
+    _launch.launch_each(*where, range(7, 10))
+    assert [values[4] for values in given] == [7, 8, 9]
+    assert {type(values[4]) for values in given} == {np.int32}
+    assert all(values[:4] == given[0][:4] and values[5:] == [1, 1] for values in given)
+    _launch.launch_each(*where, range(0))
+    assert len(given) == 3
+
+
 @pytest.mark.parametrize(("current", "entered"), [(1, []), (0, [1])], ids=["there", "elsewhere"])
 def test_cupy_is_handed_the_stream_of_the_tensors_device(current, entered, monkeypatch):
     """On device 1, whichever is the current one: it is made current where it is not, and torch's stream there goes with the launch."""
