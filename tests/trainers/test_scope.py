@@ -201,7 +201,7 @@ def test_a_lesion_without_a_voxel_is_counted_as_skipped(monkeypatch):
     label, uid = torch.ones(2, 1, 24, 24, 24, dtype=torch.uint8), torch.arange(2)
     image = torch.full(label.shape, 100.0)
     plan = step.synthesizer.plan
-    monkeypatch.setattr(step.synthesizer, "plan", lambda *rest: (p := plan(*rest)).edit(centre_vox=p.centre_vox + 1e4))
+    monkeypatch.setattr(step.synthesizer, "plan", lambda *rest: (p := plan(*rest)).edit(radius_mm=torch.full(p.active.shape, 1e-3)))
     _, new_label = step(image, label, SPACING_MM, uid, torch.tensor([True, True]))
     assert not (new_label == 2).any()
     assert step.synthesizer.lesions > 0
