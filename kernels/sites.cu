@@ -147,7 +147,6 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
         for (int axis = 0; axis < 3; ++axis) chosen[slot][axis] = at ? at[axis] : 0.0f;
         chosen[slot][3] = at && can && active[sample * slots + slot] ? reach_mm(lesions + (sample * slots + slot) * TRAITS) : -1.0f;
     }
-    __syncthreads();
     for (int slot = 0; slot < slots; ++slot) {
         const long long lesion = sample * slots + slot;
         const float* row = lesions + lesion * TRAITS;
@@ -207,6 +206,5 @@ choose_kernel(float* chosen_vox, bool* placed, bool* at_surface, bool* possible,
             placed[lesion] = here;
             at_surface[lesion] = beyond;
         }
-        __syncthreads();
     }
 }

@@ -33,7 +33,6 @@ template <class Is>
 __device__ void smooth_mask(Masks& masks, const Extent& grid, long long sample, int start_i, int start_j, int start_k, const Axis& on_i, const Axis& on_j,
                             const Axis& on_k, Is is) {
     constexpr int THREADS = TILE_J * TILE_K;
-    __syncthreads();
     for (int item = threadIdx.x; item < DEEP_I * DEEP_J; item += THREADS) {
         const int i = start_i + item / DEEP_J - REACH - 1, j = start_j + item % DEEP_J - REACH - 1;
         unsigned long long bits = 0;

@@ -54,7 +54,6 @@ density_columns_kernel(int* out, int* low, int* high, const int* in, const int* 
     int least = 0x7FFFFFFF, greatest = -0x7FFFFFFF;
     in += blockIdx.z * inner * m;
     out += blockIdx.z * inner * n;
-    if (threadIdx.x == 0) ends[0] = least, ends[1] = greatest;
     smooth_columns<int, long long>(
         weights + sample * n * m, band + sample * 2 * n, n, m, inner, [=](int column, long long place) { return in[column * inner + place]; },
         [&](int row, long long place, long long sum) {
@@ -64,6 +63,7 @@ density_columns_kernel(int* out, int* low, int* high, const int* in, const int* 
             greatest = max(greatest, value);
         });
     if (!low) return;
+    if (threadIdx.x == 0) ends[0] = least, ends[1] = greatest;
     __syncthreads();
     atomicMin(&ends[0], least);
     atomicMax(&ends[1], greatest);
