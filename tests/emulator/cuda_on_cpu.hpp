@@ -10,6 +10,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "races.hpp"
+
 // ---- the language -----------------------------------------------------------------------------------------------------------------------
 
 #define __global__
@@ -182,24 +184,26 @@ template <class T> inline void __stcg(T* at, T value) { *at = value; }
 inline void __threadfence() {}  // threads take turns on one core, so memory is always in order
 inline void __threadfence_block() {}
 
-#define ATOMIC(name, type, expression)        \
-    inline type name(type* at, type value) {  \
-        const type old = *at;                 \
-        *at = (type)(expression);             \
-        return old;                           \
+#define ATOMIC(name, type, expression)                                          \
+    UNWATCHED inline type name(type* at, type value) {                          \
+        races::touch_atomically(at, sizeof *at, __builtin_return_address(0));   \
+        const type old = *at;                                                   \
+        *at = (type)(expression);                                               \
+        return old;                                                             \
     }
-#define ATOMICS(type, Wide)                                          \
-    ATOMIC(atomicAdd, type, (Wide)old + (Wide)value)                 \
-    ATOMIC(atomicMin, type, old < value ? old : value)               \
-    ATOMIC(atomicMax, type, old > value ? old : value)               \
-    ATOMIC(atomicAnd, type, old & value)                             \
-    ATOMIC(atomicOr, type, old | value)                              \
-    ATOMIC(atomicXor, type, old ^ value)                             \
-    ATOMIC(atomicExch, type, value)                                  \
-    inline type atomicCAS(type* at, type expected, type value) {     \
-        const type old = *at;                                        \
-        *at = old == expected ? value : old;                         \
-        return old;                                                  \
+#define ATOMICS(type, Wide)                                                     \
+    ATOMIC(atomicAdd, type, (Wide)old + (Wide)value)                            \
+    ATOMIC(atomicMin, type, old < value ? old : value)                          \
+    ATOMIC(atomicMax, type, old > value ? old : value)                          \
+    ATOMIC(atomicAnd, type, old & value)                                        \
+    ATOMIC(atomicOr, type, old | value)                                         \
+    ATOMIC(atomicXor, type, old ^ value)                                        \
+    ATOMIC(atomicExch, type, value)                                             \
+    UNWATCHED inline type atomicCAS(type* at, type expected, type value) {      \
+        races::touch_atomically(at, sizeof *at, __builtin_return_address(0));   \
+        const type old = *at;                                                   \
+        *at = old == expected ? value : old;                                    \
+        return old;                                                             \
     }
 ATOMICS(int, unsigned)
 ATOMICS(unsigned, unsigned)

@@ -135,7 +135,9 @@ static void work() {
             const unsigned turn = block.next++, place = block.reversed ? block.threads - 1 - turn : turn;
             fiber.thread = {place % block.size.x, place / block.size.x % block.size.y, place / (block.size.x * block.size.y)};
             block.thread = fiber.thread;
+            races::go_on(fiber.stack, fiber.bytes);
             block.body();
+            races::stop();
         }
         leave(fiber);
     }
@@ -143,6 +145,7 @@ static void work() {
 
 // Stop at a barrier; true votes are counted over the block.
 inline unsigned wait(bool vote, const char* file, int line) {
+    races::stop();
     Fiber& fiber = *block.running;
     fiber.file = file;
     fiber.line = line;
@@ -150,6 +153,7 @@ inline unsigned wait(bool vote, const char* file, int line) {
     asm volatile("" ::: "memory");  // others write to shared memory meanwhile
     leave(fiber);
     asm volatile("" ::: "memory");
+    races::go_on(fiber.stack, fiber.bytes);
     return block.counted;
 }
 
@@ -215,6 +219,7 @@ inline bool run_block() {
     for (unsigned i = waiting; i < block.threads; ++i) block.fibers[i].line = 0;
     while (waiting) {
         if (!together(waiting)) return false;
+        races::pass_barrier(block.fibers[0].file, block.fibers[0].line);
         block.counted = block.votes;
         block.votes = 0;
         waiting = advance(block.threads);

@@ -86,6 +86,7 @@ inline bool run_blocks() {
         const unsigned long long place = block.reversed ? blocks - 1 - turn : turn, row = place / block.grid.x;
         block.index = {(unsigned)(place % block.grid.x), (unsigned)(row % block.grid.y), (unsigned)(row / block.grid.y)};
         poison_shared_memory();
+        races::begin_block();
         if (!run_block()) return false;
     }
     return true;
@@ -126,6 +127,7 @@ inline bool run_guarded() {
 enum Outcome { FINE, REFUSED, FAILED };
 
 inline int launch(const Kernel& kernel, const unsigned* grid, const unsigned* size, const Argument* given, int count, bool reversed) {
+    races::begin_launch(size[0] * size[1] * size[2]);
     block.grid = {grid[0], grid[1], grid[2]};
     block.size = {size[0], size[1], size[2]};
     block.threads = size[0] * size[1] * size[2];

@@ -263,7 +263,7 @@ from emulator import Emulator
 out = torch.zeros(15)
 for wrong in (0, int(sys.argv[1])):
     arguments = [out.data_ptr(), np.int32(15), np.int32(wrong)]
-    Emulator(sanitize=True, folder=Path({folder!r})).run("sample", "sample_kernel", (2, 1, 1), (16, 1, 1), arguments)
+    Emulator(watch="memory", folder=Path({folder!r})).run("sample", "sample_kernel", (2, 1, 1), (16, 1, 1), arguments)
     print(out.sum().item())
 """
 
@@ -291,4 +291,4 @@ def test_sanitizers_stop_a_kernel_where_it_goes_wrong_and_not_before(unsafe, wro
 
 def test_sanitized_kernels_need_their_process(emulate):
     with pytest.raises(RuntimeError, match="run_sanitized"):
-        launch(emulate(kernel("float* out", "out[0] = 1.0f;"), sanitize=True), torch.zeros(1))
+        launch(emulate(kernel("float* out", "out[0] = 1.0f;"), watch="memory"), torch.zeros(1))

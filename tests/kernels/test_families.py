@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulator import KERNELS, LaunchError, emulated, kernels_of
+from emulator import KERNELS, Emulator, LaunchError, RaceError, emulated, kernels_of
 from scans import ONE_MM, scans, uids
 
 from gpu_synth import TumorSynthesizer
@@ -64,54 +64,57 @@ def test_sources_with_their_headers_written_in_have_each_once():
 MUTANTS = {
     "shape one off": ("shape.cu", "const int y = j - lesion.corner[1]", "const int y = j - lesion.corner[1] - 1"),
     "smoothing one off": ("smoothing.cuh", "weights[row * (long long)m + column + c]", "weights[row * (long long)m + column + c + 1]"),
-    "smoothing barrier": ("smoothing.cuh", "        __syncthreads();\n        const int columns", "        const int columns"),
-    "lines barrier": ("smoothing.cuh", "        __syncthreads();\n#pragma unroll 8", "#pragma unroll 8"),
     "density shift": ("texture.cu", "(int)(sum >> 15)", "(int)((sum + 16384) >> 15)"),
     "salt index": ("texture.cu", "* whole_k + cells.first_k + column;", "* whole_k + cells.first_k + column + 1;"),
     "placement rank": ("placement.cu", "if (value < end && value >= end - mine)", "if (value <= end && value > end - mine)"),
-    "placement barrier": ("placement.cu", "ends[thread] += add;\n            __syncthreads();", "ends[thread] += add;"),
     "edge reach": ("edge.cu", "tiles.near(sample, i - reach_i, end_i + reach_i", "tiles.near(sample, i, end_i"),
     "weights": ("gaussian.cu", "turn * period - 2 - c", "turn * period - c"),
     "draw": ("plan.cu", "slot - before < number", "slot - before <= number"),
     "blend": ("blend.cu", "if (number[each]) write_label", "if (share[each]) write_label"),
     "tissue count": ("tissue.cu", "__float2int_rn(clamp_hu(value)) - HU_FIRST", "__float2int_rn(clamp_hu(value)) - HU_FIRST + 1"),
-    "tissue barrier": ("tissue.cu", "    }\n    __syncthreads();\n    counts +=", "    }\n    counts +="),
     "tissue neighbour": ("tissue.cu", "d = field[voxel + step_j]", "d = field[voxel + step_i]"),
     "tissue weights": ("tissue.cu", "int sum = 1 << (WEIGHT_BITS - 1), share = sum", "int sum = 0, share = sum"),
-    "traits barrier": ("traits.cu", "- SCAN_WORDS));\n    __syncthreads();", "- SCAN_WORDS));"),
     "traits word": ("traits.cu", "W_RIM, W_TEXTURE,", "W_TEXTURE, W_RIM,"),
     "sites rank": ("sites.cu", "if (end[middle] > rank) high", "if (end[middle] >= rank) high"),
-    "sites barrier": ("sites.cu", "&first, thread);\n        }\n        __syncthreads();", "&first, thread);\n        }"),
     "sites satellite": ("sites.cu", "least + to_uniform(words.word[0])", "least + to_uniform(words.word[1])"),
     "traits satellite": ("traits.cu", "slot - main_slots < satellites", "slot - main_slots <= satellites"),
     "lesion capsule": ("lesion.cu", "expf(-0.5f * across * across)", "expf(-across * across)"),
-    "lesion barrier": ("lesion.cu", "+ item];\n        __syncthreads();", "+ item];"),
     "tissue excess": ("tissue.cu", "min(max(4 * size - 3 * all, 0), 2 * all)", "min(size, 2 * all)"),
     "lesion vessel": ("lesion.cu", "0.25f * foreign[at]", "0.5f * foreign[at]"),
     "lesion reach": ("lesion.cu", "* row[REACH] + beyond_mm(row)", "* 0.7f + beyond_mm(row)"),
     "philox": ("rng.cuh", "round < 10", "round < 9"),
     "warp limit": ("warp.cu", "load += other.push * (share * share)", "load += other.push * share"),
     "growth maturity": ("growth.cu", "until - delay[kind] - cell", "until + 1 - delay[kind] - cell"),
-    "growth barrier": ("growth.cu", ">> 4);\n    }\n    __syncthreads();", ">> 4);\n    }"),
     "growth reach": ("growth.cu", "min(last / delay_4,", "min(last / delay_4 / 2,"),
     "growth stop": ("growth.cu", "late - (target - before < then - target)", "late - 1"),
     "growth level": ("growth.cu", "sum = planes[0] + planes[1]", "sum = planes[1] + planes[1]"),
     "growth nodes": ("automaton.cuh", "up_k ? part_k : period.k - part_k", "up_k ? period.k - part_k : part_k"),
-    "medians barrier": ("resample.cuh", "WIDE_I);\n        __syncthreads();", "WIDE_I);"),
-    "nodules barrier": ("cirrhosis.cu", "        __syncthreads();\n        float value", "        float value"),
     "nodules place": ("cirrhosis.cu", "block.j + place - TILE_I :", "block.j + place - TILE_I + 1 :"),
     "nodules reach": ("cirrhosis.cu", "block.around(FAR_IMAGE)", "block.around(0)"),
-    "surface barrier": ("surface.cuh", "(unsigned short)sum;\n    }\n    __syncthreads();", "(unsigned short)sum;\n    }"),
     "surface tap": ("surface.cuh", "(bits >> tap & 1ull)", "(bits >> (tap + 1) & 1ull)"),
     "crop shift": ("crop.cu", "a >> bits | b << (64 - bits)", "a >> bits | c << (64 - bits)"),
     "crop border": ("crop.cu", "k + EACH <= whole[2]", "k < whole[2]"),
     "interpolation neighbour": ("resample.cuh", "max(from + 1, 0)", "max(from + 2, 0)"),
 }  # fmt: skip
+BARRIERS = {
+    "smoothing": ("smoothing.cuh", "__syncthreads();\n        const int columns"),
+    "lines": ("smoothing.cuh", "__syncthreads();\n#pragma unroll 8"),
+    "placement": ("placement.cu", "ends[thread] += add;\n            __syncthreads();"),
+    "tissue": ("tissue.cu", "    }\n    __syncthreads();\n    counts +="),
+    "traits": ("traits.cu", "- SCAN_WORDS));\n    __syncthreads();"),
+    "sites": ("sites.cu", "&first, thread);\n        }\n        __syncthreads();"),
+    "lesion": ("lesion.cu", "+ item];\n        __syncthreads();"),
+    "growth": ("growth.cu", ">> 4);\n    }\n    __syncthreads();"),
+    "medians": ("resample.cuh", "WIDE_I);\n        __syncthreads();"),
+    "nodules": ("cirrhosis.cu", "__syncthreads();\n        float value"),
+    "surface": ("surface.cuh", "(unsigned short)sum;\n    }\n    __syncthreads();"),
+}  # fmt: skip
 
 
-def synthesised(folder, order, monkeypatch):
-    """Digest of everything that comes of two samples, or None where the emulator itself objects."""
-    emulated(monkeypatch, order, folder)
+def synthesised(folder, order, monkeypatch, watched=()):
+    """Digest of everything that comes of two samples, or None where the emulator itself objects; or how a watched family races."""
+    watch, plain = Emulator(order, "races", folder), emulated(monkeypatch, order, folder)
+    monkeypatch.setattr(_launch, "RUNNER", lambda family, *launch: (watch if family in watched else plain).run(family, *launch))
     image, label = scans(2, (41, 36, 40))
     synth = TumorSynthesizer("liver-hu2022", prob=1.0, backend="cupy", class_prob=(0.5, 0.5, 0.0, 0.0, 0.0))
     try:
@@ -137,18 +140,20 @@ def synthesised(folder, order, monkeypatch):
         painted = full.render(bright[:, None], label, lesion_plan)
     except LaunchError:
         return None
+    except RaceError as error:
+        return str(error)
     lesion_model = (painted.image, painted.label, *lesion_plan.tensors().values())
     made = (out.image, out.label, out.instances, *plan.tensors().values(), *known, *moved, *grown, *diseased, *cut, *lesion_model)
     return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in made)).hexdigest()
 
 
-def apart(folder, order, monkeypatch):
+def apart(folder, order, monkeypatch, watched=()):
     """The same in a process of its own, as a mutant may write where it should not; None where that one dies."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            os.write(write, (synthesised(folder, order, monkeypatch) or "").encode())
+            os.write(write, (synthesised(folder, order, monkeypatch, watched) or "").encode())
         os._exit(0)
     os.close(write)
     os.waitpid(child, 0)
@@ -168,15 +173,28 @@ def test_kernels_make_the_same_in_either_order_and_in_a_process_of_their_own(exp
     assert apart(KERNELS, "reversed", monkeypatch) == apart(KERNELS, "forward", monkeypatch) == expected
 
 
+def mutated(folder, file, right, wrong):
+    """Copy the sources with one place in them changed."""
+    for path in (*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")):
+        shutil.copy(path, folder)
+    text = (folder / file).read_text()
+    assert text.count(right) == 1
+    (folder / file).write_text(text.replace(right, wrong))
+
+
 @pytest.mark.parametrize(("file", "right", "wrong"), MUTANTS.values(), ids=MUTANTS)
 def test_a_mutated_kernel_is_caught(file, right, wrong, expected, tmp_path, monkeypatch):
-    """One index off, one barrier missing: in one order of threads at least, something differs from the kernels as they are."""
-    for path in (*KERNELS.glob("*.cu"), *KERNELS.glob("*.cuh")):
-        shutil.copy(path, tmp_path)
-    text = (tmp_path / file).read_text()
-    assert text.count(right) == 1
-    (tmp_path / file).write_text(text.replace(right, wrong))
+    """One index off: in one order of threads at least, something differs from the kernels as they are."""
+    mutated(tmp_path, file, right, wrong)
     for order in ("forward", "reversed"):
         if apart(tmp_path, order, monkeypatch) != expected:
             return
     pytest.fail("the mutant made the same tumours")
+
+
+@pytest.mark.parametrize(("file", "around"), BARRIERS.values(), ids=BARRIERS)
+def test_a_missing_barrier_is_a_race(file, around, tmp_path, monkeypatch):
+    mutated(tmp_path, file, around, around.replace("__syncthreads();", ""))
+    families = [family for family, source in _launch.sources().items() if around in _launch.source_text(source)]
+    said = apart(tmp_path, "forward", monkeypatch, families) or ""
+    assert re.search(rf"^\w+_kernel of \w+\.cu: \d+ races?\n  shared memory: .* at {file}:\d+", said), said
