@@ -60,34 +60,38 @@ count_kernel(int* per_row, int* counts, const void* label, int kind, long long o
     if (has_tumor) atomicOr(&count[2 * axials], 1);
 }
 
+// Shared memory of a search for a bin, one search after another.
+struct Search {
+    long long ends[THREADS], rank;
+    int found;
+};
+
 // Index of the bin that holds `value`, of n bins of `size(index)`; `value` becomes its rank within. Bins are scanned a block at a time.
-// Each `Size` has shared memory of its own: a second search by the same one needs a barrier before it.
 template <class Size>
-__device__ int find_bin(int n, long long& value, Size size) {
-    __shared__ long long ends[THREADS];
-    __shared__ long long rank;
-    __shared__ int found;
+__device__ int find_bin(Search& search, int n, long long& value, Size size) {
     const int thread = threadIdx.x;
     long long before = 0;
-    if (thread == 0) found = n - 1, rank = 0;
+    if (thread == 0) search.found = n - 1, search.rank = 0;
     for (int first = 0; first < n; first += THREADS) {
         const long long mine = first + thread < n ? size(first + thread) : 0;
-        ends[thread] = mine;
+        search.ends[thread] = mine;
         __syncthreads();
         for (int step = 1; step < THREADS; step *= 2) {
-            const long long add = thread >= step ? ends[thread - step] : 0;
+            const long long add = thread >= step ? search.ends[thread - step] : 0;
             __syncthreads();
-            ends[thread] += add;
+            search.ends[thread] += add;
             __syncthreads();
         }
-        const long long end = before + ends[thread];
-        if (value < end && value >= end - mine) found = first + thread, rank = value - (end - mine);
-        before += ends[THREADS - 1];
+        const long long end = before + search.ends[thread];
+        if (value < end && value >= end - mine) search.found = first + thread, search.rank = value - (end - mine);
+        before += search.ends[THREADS - 1];
         __syncthreads();
         if (value < before) break;
     }
-    value = rank;
-    return found;
+    const int bin = search.found;
+    value = search.rank;
+    __syncthreads();
+    return bin;
 }
 
 // One lesion slot of one sample a block: blocks (slots, samples). Bytes and operations: a slice's rows and a row's square of neighbours.
@@ -97,6 +101,7 @@ pick_kernel(long long* centre_vox, bool* possible, const int* per_row, const int
             long long axial_stride, int row_margin, int column_margin, int row_axis, int column_axis, int axial_axis) {
     __shared__ int ends[2];
     __shared__ long long sums[THREADS];
+    __shared__ Search search;
     const int slot = blockIdx.x, slots = gridDim.x, thread = threadIdx.x;
     const long long sample = blockIdx.y, voxels = (long long)rows * columns * axials;
     const int* count = counts + sample * (2 * axials + 1);
@@ -124,12 +129,12 @@ pick_kernel(long long* centre_vox, bool* possible, const int* per_row, const int
     const long long total = sums[0];
     const Words words = philox(seed, uid[sample], PLACEMENT, slot, 0);
     long long value = to_integer(words.word[0], 0, total - 1);
-    const int axial = find_bin(axials, value, weight);
+    const int axial = find_bin(search, axials, value, weight);
     value = to_integer(words.word[1], 0, (long long)count[axial] - 1);
-    const int row = find_bin(rows, value, [&](int r) -> long long { return per_row[(sample * rows + r) * axials + axial]; });
+    const int row = find_bin(search, rows, value, [&](int r) -> long long { return per_row[(sample * rows + r) * axials + axial]; });
     const void* whole = (const char*)label + ((sample * voxels) << (kind & 3));
     const Volume volume = {whole, row_stride, column_stride, axial_stride, organ, kind, rows, columns, row_margin, column_margin};
-    const int column = find_bin(columns, value, [&](int c) -> long long { return volume.eroded(row, c, axial); });
+    const int column = find_bin(search, columns, value, [&](int c) -> long long { return volume.eroded(row, c, axial); });
     if (thread > 0) return;
     long long* centre = centre_vox + 3 * (sample * slots + slot);
     centre[row_axis] = row;
