@@ -95,7 +95,7 @@ __device__ int find_bin(Search& search, int n, long long& value, Size size) {
 }
 
 // One lesion slot of one sample a block: blocks (slots, samples). Bytes and operations: a slice's rows and a row's square of neighbours.
-extern "C" __global__ void __launch_bounds__(THREADS, 8)
+extern "C" __global__ void __launch_bounds__(THREADS)
 pick_kernel(long long* centre_vox, bool* possible, const int* per_row, const int* counts, const void* label, const long long* uid, float extent_low, float extent_high,
             unsigned long long seed, int kind, long long organ, int rows, int columns, int axials, long long row_stride, long long column_stride,
             long long axial_stride, int row_margin, int column_margin, int row_axis, int column_axis, int axial_axis) {
