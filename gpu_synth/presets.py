@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from gpu_synth.idle import check_effective
+from gpu_synth.idle_figures import check_effective
 from gpu_synth.lesion_preset import LesionPreset
 from gpu_synth.organs import ORGANS
 

@@ -100,25 +100,15 @@ def _cirrhosis_cuda(
     donated: bool,
 ) -> Cirrhotic:
     image, label, old_label = to_write(image, label, donated)
+    every = (image, label, old_label, strength, nodule_hu, uid)
     for rows in groups(len(image), _WORK_BYTES):
-        parts = (image[rows], label[rows], old_label[rows], strength[rows], nodule_hu[rows])
-        _alter_cuda(*parts, organ_label, spacing_mm, seed, uid[rows], origin_vox)
+        _alter_cuda([x[rows] for x in every], organ_label, spacing_mm, seed, origin_vox)
     return Cirrhotic(image, label)
 
 
-def _alter_cuda(
-    image: Tensor,
-    label: Tensor,
-    old_label: Tensor,
-    strength: Tensor,
-    nodule_hu: Tensor,
-    organ_label: int,
-    spacing_mm: Sequence[float],
-    seed: int,
-    uid: Tensor,
-    origin_vox: Sequence[int],
-) -> None:
-    """Make the organs of some samples cirrhotic, in place."""
+def _alter_cuda(samples: Sequence[Tensor], organ_label: int, spacing_mm: Sequence[float], seed: int, origin_vox: Sequence[int]) -> None:
+    """Make the organs of some samples cirrhotic, in place. A function of its own: what it needs is free before the next."""
+    image, label, old_label, strength, nodule_hu, uid = samples
     (b, *shape), device = image.shape, image.device
     asked = [x.float().contiguous() for x in (strength, nodule_hu)]
     tiles = [-(-n // tile) for n, tile in zip(shape, TILE_VOX, strict=True)]

@@ -8,7 +8,7 @@ import torch
 from scans import scans
 
 from gpu_synth import TumorSynthesizer, presets
-from gpu_synth.idle import _OF_KINDS, _OF_LESION_PRESETS, _OF_PUBLISHED
+from gpu_synth.idle_figures import _OF_KINDS, _OF_LESION_PRESETS, _OF_PUBLISHED
 from gpu_synth.organs import LIVER
 
 ONLY_MIX, NO_MIX = (0.0, 0.0, 0.0, 0.0, 1.0), (0.25, 0.25, 0.25, 0.25, 0.0)
